@@ -1,0 +1,1 @@
+"""The Prefect flows, and the scripts that users start them with."""

@@ -1,0 +1,39 @@
+"""A flow whose parameters are the fields of a config model, flat, so that each has its own form field and `-p` flag."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def with_fields_as_parameters(model: type[BaseModel]) -> Callable[[Function], Function]:
+    """Gives a function of `**parameters` the signature that the model's fields make.
+
+    Prefect reads the signature for its run form and checks what is given against it. Titles go in through the
+    fields, descriptions through the docstring's `Args`.
+
+    Args:
+        model: Its fields become keyword parameters, with their types, defaults, titles and bounds.
+    """
+
+    def decorate(function: Function) -> Function:
+        parameters, lines = [], []
+        for name, field in model.model_fields.items():
+            default = field.get_default(call_default_factory=True)
+            parameters.append(
+                inspect.Parameter(
+                    name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=field.rebuild_annotation()
+                )
+            )
+            lines.append(f"    {name}: {field.description}")
+        returns = inspect.signature(function).return_annotation
+        function.__signature__ = inspect.Signature(parameters, return_annotation=returns)  # type: ignore[attr-defined]
+        function.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\nArgs:\n" + "\n".join(lines)
+        return function
+
+    return decorate

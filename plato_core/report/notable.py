@@ -1,0 +1,114 @@
+"""The lines worth logging while a sweep runs, and what makes a new best worth one."""
+
+import math
+from collections.abc import Sequence
+
+from plato_core.report.facts import RETURN_METRIC, Best, SweepFacts, TrialRow
+from plato_core.report.text import last_line, measure, number
+from plato_core.sweep.events import Exploited, Result, TrackingState, TrialEnded
+
+_STEP = 0.10
+
+
+class BestSoFar:
+    """Keeps the best value of the metric and the best return, and says which improvements deserve a line.
+
+    The first value is where things start from, not an achievement. After it a new best is announced once it
+    has come on from the last one announced by 10 % of the way to the target, or without a target by 10 % of
+    the range of values seen. That the target is reached is always said, once.
+    """
+
+    def __init__(self, facts: SweepFacts) -> None:
+        self.value: Best | None = None
+        self.best_return: float | None = None
+        self.first_return: float | None = None
+        self._facts = facts
+        self._goal = facts.stop_reward if facts.metric == RETURN_METRIC else None
+        self._announced: float | None = None
+        self._lowest = math.inf
+        self._highest = -math.inf
+
+    def take(self, row: TrialRow, result: Result) -> str | None:
+        """Take in a trial's result and return the line that it deserves, if any."""
+        reached = self._take_return(result.episode_return)
+        notable = self._take_value(row, result)
+        if reached:
+            value, goal = measure(result.episode_return), number(self._facts.stop_reward)
+            return f"trial {row.index} reaches the target: {value} of {goal} at iteration {result.iteration}"
+        if notable:
+            name = "" if self._facts.metric == RETURN_METRIC else f"{self._facts.metric} "
+            goal = "" if self._goal is None else f" of {number(self._goal)}"
+            place = f"(trial {row.index}, iteration {result.iteration})"
+            return f"new best {name}{measure(result.metric_value)}{goal} {place}"
+        return None
+
+    def _take_return(self, value: float | None) -> bool:
+        """Keep the best return, and say whether `value` is the first to reach the target."""
+        if value is None:
+            return False
+        if self.first_return is None:
+            self.first_return = value
+        before, self.best_return = self.best_return, largest(self.best_return, value)
+        goal = self._facts.stop_reward
+        return goal is not None and value >= goal and (before is None or before < goal)
+
+    def _take_value(self, row: TrialRow, result: Result) -> bool:
+        """Keep the best value of the metric, and say whether it is far enough from the last one announced."""
+        value = result.metric_value
+        if value is None:
+            return False
+        self._lowest, self._highest = min(self._lowest, value), max(self._highest, value)
+        if self.value is not None:
+            known = self.value.value
+            if not (value > known if self._facts.mode == "max" else value < known):
+                return False
+        self.value = Best(row.index, row.trial or "", result.iteration, value)
+        if self._announced is None:
+            self._announced = value
+            return False
+        if self._goal is not None and self.first_return is not None:
+            step = _STEP * abs(self._goal - self.first_return)
+        else:
+            step = _STEP * (self._highest - self._lowest)
+        if abs(value - self._announced) < step:
+            return False
+        self._announced = value
+        return True
+
+
+def exploit_line(event: Exploited, row: TrialRow, donor: TrialRow, tuned: Sequence[str]) -> str:
+    """Return who copied whom and what became of the tuned values: `lr 0.001 -> 0.0012, lambda 0.9 (kept)`."""
+    changes = []
+    for name in [name for name in tuned if name in event.new] or list(event.new):
+        old, new = event.old.get(name), event.new[name]
+        changes.append(
+            f"{name} {number(new)} (kept)" if old == new else f"{name} {number(old)} -> {number(new)}"
+        )
+    line = f"trial {row.index} exploits trial {donor.index} at iteration {event.iteration}"
+    return f"{line}: {', '.join(changes)}" if changes else line
+
+
+def end_line(event: TrialEnded, row: TrialRow) -> str:
+    """Return how a trial ended, with its own error's last line if it failed."""
+    if event.status == "FAILED":
+        return f"trial {row.index} failed at iteration {row.iteration}: {last_line(event.error or '')}"
+    verb = "finished" if event.status == "FINISHED" else "stopped"
+    known = "" if row.episode_return is None else f", return {measure(row.episode_return)}"
+    return f"trial {row.index} {verb} at iteration {row.iteration}{known}"
+
+
+def tracking_line(event: TrackingState, before: TrackingState | None) -> str | None:
+    """Return what changed with the tracker, if anything that people should know did."""
+    was_away = before is not None and before.last_error is not None
+    if event.last_error is not None and not was_away:
+        return f"tracking waits, training goes on: {last_line(event.last_error)}"
+    if event.last_error is None and was_away:
+        return "tracking goes on"
+    if event.rejected and not (before and before.rejected):
+        return f"the tracker refused {event.rejected} entries for good"
+    return None
+
+
+def largest(old: float | None, new: float | None) -> float | None:
+    """Return the larger of two values, either of which may be unknown."""
+    return new if old is None or (new is not None and new > old) else old

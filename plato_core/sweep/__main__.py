@@ -1,0 +1,110 @@
+"""The sweep as a program of its own: `python -m plato_core.sweep`, started by `plato_core.sweep.process`.
+
+Ray and Prefect fight over signals in one process, so the sweep has its own. It starts Ray and the trials'
+processes as soon as it knows the config, and lets them train once the parent's MLflow run is open.
+
+Exit codes: 0 done, 1 failed, 2 bad input, 143 told to stop.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from types import FrameType
+
+from plato_core.config import SweepConfig
+from plato_core.errors import PlatoError
+from plato_core.sweep import channel
+from plato_core.sweep.events import Failed, Phase, SweepEnded, TrackingState
+from plato_core.sweep.protocol import Prepare
+from plato_core.tracking.summary import DrainSummary
+
+STOPPED = 128 + signal.SIGTERM
+# Of the 20 s in which a cancelled sweep must be gone; what is not sent then stays in the spool.
+DRAIN_WHEN_CANCELLED_S = 4.0
+# Else: seconds without progress after which the rest is left in the spool.
+DRAIN_S = 60.0
+
+
+def main() -> int:
+    """Runs one sweep for the parent at the other end of standard input."""
+    channel.open_events()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    prepare = channel.read_prepare()
+    if prepare is None:
+        return 0
+    channel.listen()
+    try:
+        return _run(prepare)
+    except PlatoError as error:
+        channel.emit(Failed.of(error))
+        return error.exit_code
+    except Exception as error:
+        traceback.print_exc()
+        channel.emit(Failed(error_type="bug", message=f"{type(error).__name__}: {error}"))
+        return 1
+    finally:
+        import ray
+
+        ray.shutdown()
+
+
+def _run(prepare: Prepare) -> int:
+    config = SweepConfig.from_flow_parameters(prepare.config)
+    channel.emit(Phase(text="loading Ray"))
+    from plato_core.sweep import cluster
+
+    cluster.prepare_environment(local=config.ray_address is None)
+    from plato_core.sweep import runner
+    from plato_core.sweep.stopping import STATE
+
+    channel.emit(Phase(text="starting Ray"))
+    cluster.connect(config, Path(prepare.ray_temp_dir))
+    signal.signal(signal.SIGTERM, _on_sigterm)  # Ray has just taken it
+    packing = cluster.plan(config)
+    configs = runner.trial_configs(config, prepare.sweep_id, packing)
+    channel.emit(Phase(text=f"starting {packing.resident} trials on {packing.slots} CPUs"))
+    sweep_dir = Path(prepare.sweep_dir)
+    tracking = runner.tracking_callback(config, sweep_id=prepare.sweep_id, sweep_dir=sweep_dir)
+    fitted = runner.fit(config, configs=configs, packing=packing, sweep_dir=sweep_dir, tracking=tracking)
+
+    def tell(summary: DrainSummary) -> None:
+        channel.emit(
+            TrackingState(
+                pending=summary.pending_ops,
+                sent=summary.sent_metrics,
+                rejected=summary.rejected,
+                last_error=summary.last_error if summary.pending_ops else None,
+            )
+        )
+
+    drained = tracking.drain(DRAIN_WHEN_CANCELLED_S if STATE.cancelled else DRAIN_S, tell)
+    tell(drained)
+    channel.emit(
+        SweepEnded(
+            outcome="stopped" if STATE.cancelled else "finished",
+            fit_s=fitted.fit_s,
+            training_slot_s=fitted.training_slot_s,
+            slots=packing.slots,
+            trials=fitted.trials,
+            message=drained.describe(),
+            spool=None if drained.spool is None else str(drained.spool),
+        )
+    )
+    return STOPPED if STATE.cancelled else 0
+
+
+def _on_sigterm(number: int, frame: FrameType | None) -> None:
+    if not channel.may_go():
+        raise SystemExit(128 + number)
+    from plato_core.sweep.stopping import STATE
+
+    STATE.request("it was told to stop", cancelled=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

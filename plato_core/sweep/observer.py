@@ -1,0 +1,116 @@
+"""Tells the parent process what happens to each trial, and keeps Tune from saving twice at an interval."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.result import DONE, SHOULD_CHECKPOINT
+
+from plato_core.errors import CheckpointError
+from plato_core.manifest import read_manifest
+from plato_core.sweep.channel import emit
+from plato_core.sweep.events import Checkpointed, Result, Stopping, TrialEnded, TrialStarted
+from plato_core.sweep.stopping import STATE
+
+
+class Observer(tune.Callback):
+    """Turns Tune's callbacks into events, and watches for the moment when nothing runs any more.
+
+    Args:
+        metric: The scheduler's metric.
+    """
+
+    def __init__(self, metric: str) -> None:
+        self._metric = metric
+        self._ended: set[str] = set()
+        self._exploited_at: dict[str, int] = {}
+        self._stopping_told = False
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Tells once that the sweep is ending, and the stopper when no trial runs any more."""
+        STATE.running = any(trial.status == Trial.RUNNING for trial in trials)
+        if STATE.reason is not None and not self._stopping_told:
+            self._stopping_told = True
+            emit(Stopping(reason=STATE.reason))
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """A trial runs, for the first time or again."""
+        emit(
+            TrialStarted(
+                trial=trial.trial_id,
+                index=trial.config["index"],
+                hyperparameters=trial.config["hyperparameters"],
+            )
+        )
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """A trial reported; Tune lets callbacks change the result in place."""
+        own = int(result["training_iteration"])
+        exploited = trial.config.get("own", {}).get("iteration") == own
+        if trial.is_saving or exploited:
+            # PBT saves its best trials itself; and one that is taking over a donor's policy has nothing of its own.
+            result[SHOULD_CHECKPOINT] = False
+        emit(
+            Result(
+                trial=trial.trial_id,
+                iteration=own,
+                episode_return=_finite(result["episode_reward_mean"]),
+                metric_value=_finite(result.get(self._metric)),
+                hyperparameters=trial.config["hyperparameters"],
+                env_steps=int(result["num_env_steps_sampled"]),
+                time_total_s=float(result["time_total_s"]),
+                done=bool(result.get(DONE)),
+            )
+        )
+
+    def on_checkpoint(
+        self, iteration: int, trials: list[Trial], trial: Trial, checkpoint: tune.Checkpoint, **info: Any
+    ) -> None:
+        """A trial wrote a checkpoint."""
+        try:
+            manifest = read_manifest(checkpoint.path)
+        except CheckpointError:
+            return
+        emit(Checkpointed(trial=trial.trial_id, iteration=manifest.iteration, score=manifest.score))
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """A trial ended by itself or by its stopper."""
+        self._end(trial, "KILLED" if STATE.cancelled else "FINISHED", None)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """A trial failed for good."""
+        self._end(trial, "FAILED", error_of(trial))
+
+    def finish(self, trials: list[Trial]) -> None:
+        """Tells the end of the trials for which Tune made no callback."""
+        for trial in trials:
+            if trial.status == Trial.ERROR:
+                self._end(trial, "FAILED", error_of(trial))
+            else:
+                self._end(trial, "KILLED" if STATE.cancelled else "FINISHED", None)
+
+    def _end(self, trial: Trial, status: str, error: str | None) -> None:
+        if trial.trial_id in self._ended:
+            return
+        self._ended.add(trial.trial_id)
+        own = int(trial.last_result.get("training_iteration", 0)) if trial.last_result else 0
+        emit(TrialEnded(trial=trial.trial_id, status=status, iteration=own, error=error))  # type: ignore[arg-type]
+
+
+def error_of(trial: Trial) -> str | None:
+    """Returns the trial's own error: the last line of what its process raised."""
+    error = trial.get_error()
+    if error is None:
+        return None
+    cause = getattr(error, "cause", None) or error
+    lines = [line.strip() for line in str(cause).strip().splitlines() if line.strip()]
+    return f"{type(cause).__name__}: {lines[-1]}" if lines else type(cause).__name__
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None

@@ -1,0 +1,224 @@
+"""The parent's side of a sweep: its process, its events, and its end without anything left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+from plato_core.config import SweepConfig
+from plato_core.errors import SweepError, SweepStopped
+from plato_core.sweep.channel import EVENTS_FD
+from plato_core.sweep.events import Event, Failed, SweepEnded, parse
+from plato_core.sweep.protocol import Go, Prepare
+
+# A cancelled sweep is gone within so many seconds: trials finish an iteration and write a last checkpoint.
+STOP_S = 20.0
+LOG_NAME = "sweep.log"
+CONFIG_NAME = "config.yaml"
+_TICK_S = 0.5
+
+
+class SweepProcess:
+    """A sweep that runs in a process of its own, in its own session.
+
+    Use as a context manager: whatever happens inside, no process of the sweep is left after it.
+
+    Args:
+        config: What to run.
+
+    Attributes:
+        sweep_id: The sweep's name, by its time of start.
+        sweep_dir: Its folder, with the log of its process.
+    """
+
+    def __init__(self, config: SweepConfig) -> None:
+        self.config = config
+        self.sweep_id = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+        self.sweep_dir = config.storage_folder / self.sweep_id
+        self.sweep_dir.mkdir(parents=True)
+        (self.sweep_dir / CONFIG_NAME).write_text(config.to_yaml())
+        # Not below the storage path: Ray puts sockets there, whose paths may have 107 characters at most.
+        self._ray_temp_dir = Path(tempfile.mkdtemp(prefix="plato-", dir="/tmp"))
+        self._begun = False
+        reading, writing = os.pipe()
+        # Of Prefect's settings of this run the sweep needs none, and Ray's workers would inherit them.
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT")}
+        environment |= {EVENTS_FD: str(writing), "PYTHONUNBUFFERED": "1"}
+        with (self.sweep_dir / LOG_NAME).open("wb") as log:
+            self._child = subprocess.Popen(
+                [sys.executable, "-m", "plato_core.sweep"],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                pass_fds=[writing],
+                start_new_session=True,
+            )
+        os.close(writing)
+        self._events: queue.Queue[Event | None] = queue.Queue()
+        threading.Thread(target=self._read, args=(reading,), name="sweep-events", daemon=True).start()
+        self._tell(
+            Prepare(
+                sweep_id=self.sweep_id,
+                sweep_dir=str(self.sweep_dir),
+                ray_temp_dir=str(self._ray_temp_dir),
+                config=config.flow_parameters(),
+            )
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def go(self, go: Go) -> None:
+        """Lets training begin, tracked as `go` says."""
+        self._begun = True
+        self._tell(go)
+
+    def events(self) -> Iterator[Event | None]:
+        """Yields what the sweep tells until it has ended, and None twice a second while it tells nothing.
+
+        Raises:
+            PlatoError: The sweep failed; its own error.
+            SweepStopped: It was told to stop.
+        """
+        ended: SweepEnded | None = None
+        while True:
+            try:
+                event = self._events.get(timeout=_TICK_S)
+            except queue.Empty:
+                yield None
+                continue
+            if event is None:
+                break
+            if isinstance(event, Failed):
+                raise self._bug(event.message) if event.error_type == "bug" else event.error()
+            yield event
+            if isinstance(event, SweepEnded):
+                ended = event
+                break
+        if ended is None:
+            code = self._child.wait()
+            raise self._bug(f"its process ended with exit code {code}")
+        if ended.outcome == "stopped":
+            raise SweepStopped(f"sweep {self.sweep_id} was stopped; {ended.message}", signal.SIGTERM)
+
+    def stop(self) -> list[Event]:
+        """Asks the sweep to end, with a last checkpoint of each trial, and waits up to `STOP_S` for it.
+
+        Returns:
+            What the sweep told meanwhile.
+        """
+        told: list[Event] = []
+        with contextlib.suppress(ProcessLookupError):
+            self._child.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + STOP_S
+        while time.monotonic() < deadline:
+            try:
+                event = self._events.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                break
+            if event is None:
+                break
+            told.append(event)
+        return told
+
+    def close(self) -> None:
+        """Ends what is left of the sweep's processes and removes Ray's session folder."""
+        with contextlib.suppress(OSError):
+            if self._child.stdin is not None:
+                self._child.stdin.close()  # for a sweep that has not begun, this is its end
+        if self._child.poll() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._child.wait(timeout=5.0 if self._begun else 0.5)
+        _kill_session(self._child.pid)
+        self._child.wait()
+        shutil.rmtree(self._ray_temp_dir, ignore_errors=True)
+        if not self._begun:
+            shutil.rmtree(self.sweep_dir, ignore_errors=True)  # nothing was run, nothing is kept
+
+    def _tell(self, message: Prepare | Go) -> None:
+        assert self._child.stdin is not None
+        try:
+            self._child.stdin.write(message.model_dump_json().encode() + b"\n")
+            self._child.stdin.flush()
+        except BrokenPipeError:
+            raise self._bug(f"its process ended with exit code {self._child.wait()}") from None
+
+    def _read(self, descriptor: int) -> None:
+        with os.fdopen(descriptor, "rb") as pipe:
+            for line in pipe:
+                event = parse(line)
+                if event is not None:
+                    self._events.put(event)
+        self._events.put(None)
+
+    def _bug(self, what: str) -> SweepError:
+        return SweepError(f"sweep {self.sweep_id} failed: {what}; its log is {self.sweep_dir / LOG_NAME}")
+
+
+def _kill_session(session: int) -> None:
+    """Kills every process of a session: Ray puts its workers into process groups of their own, never elsewhere."""
+    for _ in range(3):
+        found = [process for process in psutil.process_iter() if _session_of(process.pid) == session]
+        for process in found:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        if not psutil.wait_procs(found, timeout=2.0)[1] and not found:
+            return
+
+
+def _session_of(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except OSError:
+        return None
+
+
+_prepared: SweepProcess | None = None
+
+
+def prepare(config: SweepConfig) -> SweepProcess:
+    """Starts a sweep's process ahead of the flow, so that Ray loads while Prefect starts."""
+    global _prepared
+    _prepared = SweepProcess(config)
+    return _prepared
+
+
+def adopt(config: SweepConfig) -> SweepProcess:
+    """Returns the process that was started ahead for this very config, or starts one."""
+    global _prepared
+    prepared, _prepared = _prepared, None
+    if prepared is not None and prepared.config == config:
+        return prepared
+    if prepared is not None:
+        prepared.close()
+    return SweepProcess(config)
+
+
+def discard() -> None:
+    """Ends a process that was started ahead and never adopted."""
+    global _prepared
+    prepared, _prepared = _prepared, None
+    if prepared is not None:
+        prepared.close()

@@ -1,0 +1,35 @@
+"""What the parent tells the sweep's process, one JSON line each on its standard input."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Prepare(BaseModel):
+    """The first line: what will be run. Ray is started and warmed with it.
+
+    Attributes:
+        sweep_id: The sweep's name.
+        sweep_dir: Its folder, which exists.
+        ray_temp_dir: Where a local Ray keeps its session; the parent removes it.
+        config: The resolved sweep config.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    sweep_id: str
+    sweep_dir: str
+    ray_temp_dir: str
+    config: dict[str, Any]
+
+
+class Go(BaseModel):
+    """The second line: run it, and track it there. After it the parent keeps the pipe open while it lives."""
+
+    model_config = ConfigDict(frozen=True)
+
+    tracking_uri: str
+    experiment_id: str
+    parent_run_id: str

@@ -1,0 +1,180 @@
+"""Population Based Training for trials that stay in their processes, and the other schedulers.
+
+Population Based Training of Neural Networks, Jaderberg et al. 2017, https://arxiv.org/abs/1711.09846.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ray.train._internal.session import _TrainingResult
+from ray.tune import Checkpoint
+from ray.tune.execution.tune_controller import TuneController
+from ray.tune.experiment import Trial
+from ray.tune.result import TIME_TOTAL_S, TRAINING_ITERATION
+from ray.tune.schedulers import (
+    ASHAScheduler,
+    MedianStoppingRule,
+    PopulationBasedTraining,
+    TrialScheduler,
+)
+
+from plato_core.config import SweepConfig
+from plato_core.manifest import checkpoint_name, read_manifest
+from plato_core.search_space import Distribution, explore
+from plato_core.sweep import lineage
+from plato_core.sweep.channel import emit
+from plato_core.sweep.events import Exploited
+from plato_core.tracking.hold import hold_tree
+from plato_core.training.metrics import counters_of
+from plato_core.training.spec import exploited_config
+
+# In an exploiting trial's folder: the donor's checkpoint, until the trial has one of its own.
+EXPLOITED_PREFIX = "exploited_"
+
+
+class ResidentPBT(PopulationBasedTraining):
+    """PBT whose exploits happen inside the trial's own process, between two of its iterations.
+
+    Ray's own pauses the trial, ends its process and starts another (5-8 s of imports). Differences besides:
+
+    - values come from typed distributions and stay within their bounds (`search_space.explore`);
+    - each trial is judged every interval of its own time, and keeps its own counters through an exploit;
+    - the donor's checkpoint is held in the exploiting trial's folder, so that neither retention nor a crash can
+      take it away;
+    - each exploit becomes a line of `lineage.jsonl` and an event.
+    """
+
+    def __init__(
+        self,
+        *,
+        metric: str,
+        mode: str,
+        time_attr: str,
+        interval: float,
+        quantile_fraction: float,
+        resample_probability: float,
+        mutations: Mapping[str, Distribution],
+        seed: int,
+        resident: bool,
+        lineage_path: Path,
+    ) -> None:
+        super().__init__(
+            time_attr=time_attr,
+            metric=metric,
+            mode=mode,
+            perturbation_interval=interval,
+            quantile_fraction=quantile_fraction,
+            resample_probability=resample_probability,
+            # Exploring is ours; Ray's constructor wants one of the two.
+            custom_explore_fn=lambda config: config,
+            log_config=False,
+            require_attrs=False,
+        )
+        self._mutations = dict(mutations)
+        self._rng = random.Random(seed)
+        self._resident = resident
+        self._lineage_path = lineage_path
+
+    def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
+        """Judges the trial at its interval; a resident one is never paused to make room."""
+        decision = super().on_trial_result(tune_controller, trial, result)
+        if self._resident and decision == TrialScheduler.PAUSE:
+            return TrialScheduler.CONTINUE
+        return decision
+
+    def _exploit(self, tune_controller: TuneController, trial: Trial, trial_to_clone: Trial) -> None:
+        state, donor = self._trial_state[trial], self._trial_state[trial_to_clone]
+        own = counters_of(state.last_result)
+        source = self._donor_checkpoint(trial_to_clone)
+        if source is None:
+            return
+        held = Path(trial.path) / f"{EXPLOITED_PREFIX}{own.iteration:06d}"
+        hold_tree(Path(source.path), held)
+        for older in Path(trial.path).glob(f"{EXPLOITED_PREFIX}*"):
+            if older != held:
+                shutil.rmtree(older, ignore_errors=True)
+        manifest = read_manifest(held)
+
+        old = dict(trial.config["hyperparameters"])
+        donated = trial_to_clone.config["hyperparameters"]
+        new, operations = explore(donated, self._mutations, self._resample_probability, self._rng)
+        config = exploited_config(trial.config, new, own.to_dict())
+        trial.set_config(config)
+        # From here a crashed trial starts: the donor's policy, at this trial's own count.
+        trial.run_metadata.checkpoint_manager._latest_checkpoint_result = _TrainingResult(
+            checkpoint=Checkpoint(str(held), source.filesystem),
+            metrics={TRAINING_ITERATION: own.iteration, TIME_TOTAL_S: own.time_total_s},
+        )
+        # An actor's calls run in the order they are made, so this comes before the next `train`.
+        trial.temporary_state.ray_actor.exploit.remote(config, str(held))
+        self._num_perturbations += 1
+
+        exploit = lineage.Exploit(
+            time=time.time(),
+            trial=trial.trial_id,
+            trial_name=str(trial),
+            iteration=own.iteration,
+            score=float(state.last_result[self._metric]),
+            donor=trial_to_clone.trial_id,
+            donor_name=str(trial_to_clone),
+            donor_iteration=manifest.iteration,
+            donor_score=None if donor.last_result is None else float(donor.last_result[self._metric]),
+            checkpoint=checkpoint_name(manifest.iteration),
+            old={name: old.get(name) for name in self._mutations},
+            new={name: new.get(name) for name in self._mutations},
+            operations=operations,
+        )
+        lineage.append(self._lineage_path, exploit)
+        emit(
+            Exploited(
+                trial=exploit.trial,
+                iteration=exploit.iteration,
+                donor=exploit.donor,
+                donor_iteration=exploit.donor_iteration,
+                checkpoint=exploit.checkpoint,
+                old=exploit.old,
+                new=exploit.new,
+                operations=exploit.operations,
+            )
+        )
+
+    def _donor_checkpoint(self, donor: Trial) -> Checkpoint | None:
+        """The checkpoint of the donor's last judgement or, if retention has taken that, its newest."""
+        for checkpoint in (self._trial_state[donor].last_checkpoint, donor.checkpoint):
+            if checkpoint is not None and Path(checkpoint.path).is_dir():
+                return checkpoint
+        return None
+
+
+def build_scheduler(config: SweepConfig, *, resident: bool, lineage_path: Path) -> TrialScheduler:
+    """Returns the Tune scheduler that the config asks for."""
+    metric = config.scheduler_metric_name
+    time_attr = TRAINING_ITERATION if config.perturbation_unit == "iterations" else TIME_TOTAL_S
+    if config.scheduler == "pbt":
+        assert config.seed is not None
+        return ResidentPBT(
+            metric=metric,
+            mode=config.mode,
+            time_attr=time_attr,
+            interval=config.perturbation_interval,
+            quantile_fraction=config.quantile_fraction,
+            resample_probability=config.resample_probability,
+            mutations=config.mutations,
+            seed=config.seed,
+            resident=resident,
+            lineage_path=lineage_path,
+        )
+    grace = max(1, round(config.perturbation_interval))
+    if config.scheduler == "asha":
+        # With no count to stop at, only the rungs matter: 100 is Ray's own default.
+        max_t = config.max_iterations if config.max_iterations and time_attr == TRAINING_ITERATION else 100 * grace
+        return ASHAScheduler(
+            time_attr=time_attr, metric=metric, mode=config.mode, max_t=max(max_t, grace), grace_period=grace
+        )
+    return MedianStoppingRule(time_attr=time_attr, metric=metric, mode=config.mode, grace_period=grace)

@@ -1,0 +1,68 @@
+"""When a trial ends, when the sweep ends, and how both end in order."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray import tune
+
+from plato_core.config import SweepConfig
+
+# Seconds that running trials get to finish their iteration and write a last checkpoint, once the sweep is to end.
+GRACE_S = 12.0
+
+
+@dataclass
+class StopState:
+    """What this process knows of its own end. Outside the stopper, which Tune pickles and copies."""
+
+    reason: str | None = None
+    cancelled: bool = False
+    since: float = 0.0
+    began: float = field(default_factory=time.monotonic)
+    running: bool = True
+
+    def request(self, reason: str, *, cancelled: bool = False) -> None:
+        """Asks for the end of the sweep: each trial stops at its next result, with a checkpoint."""
+        self.cancelled = self.cancelled or cancelled
+        if self.reason is None:
+            self.reason, self.since = reason, time.monotonic()
+
+
+STATE = StopState()
+
+
+class SweepStopper(tune.Stopper):
+    """Ends trials by their own count and return, and the sweep by its budget or its first success.
+
+    Ending the sweep goes through each trial's next result rather than Tune's `stop_all`, which drops what trials
+    are doing: no last checkpoint and no end callback. `stop_all` follows once none runs, or after `GRACE_S`.
+    """
+
+    def __init__(self, config: SweepConfig) -> None:
+        self._stop_reward = config.stop_reward
+        self._first = config.stop_when == "first"
+        self._max_iterations = config.max_iterations
+        self._budget_s = config.time_budget_s
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Whether this trial ends with this result."""
+        reached = self._stop_reward is not None and result["episode_reward_mean"] >= self._stop_reward
+        if reached and self._first:
+            STATE.request(f"{result['episode_reward_mean']:.1f} reached the target of {self._stop_reward:g}")
+        if self._max_iterations is not None and result["training_iteration"] >= self._max_iterations:
+            return True
+        return reached or self._ending()
+
+    def stop_all(self) -> bool:
+        """Whether Tune may end now without waiting for anything."""
+        if not self._ending():
+            return False
+        return not STATE.running or time.monotonic() - STATE.since > GRACE_S
+
+    def _ending(self) -> bool:
+        if self._budget_s is not None and time.monotonic() - STATE.began > self._budget_s:
+            STATE.request(f"the time budget of {self._budget_s:g} s is spent")
+        return STATE.reason is not None

@@ -1,0 +1,252 @@
+"""The Tune callback: each trial becomes a run of its own under the sweep's run.
+
+Ray's ``MLflowLoggerCallback`` talks to the store from inside Tune's loop and, under Population Based
+Training, aborts the sweep at the first exploit, since it logs a trial's params again. This one only
+appends to the spool's journal (tens of microseconds) and leaves the store to
+:class:`~plato_core.tracking.writer.Writer`.
+"""
+
+import getpass
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, cast
+
+from ray.air.integrations.mlflow import MLflowLoggerCallback
+from ray.tune import Callback
+
+from plato_core.errors import SweepError
+from plato_core.manifest import checkpoint_name, read_manifest
+from plato_core.tracking.hold import hold_file, hold_tree
+from plato_core.tracking.runs import RunRecord
+from plato_core.tracking.spool import Spool, Target
+from plato_core.tracking.summary import DrainSummary
+from plato_core.tracking.trial_files import error_line, trial_files
+from plato_core.tracking.writer import Writer
+from plato_core.training.metrics import CONTRACT_METRICS, HP_PREFIX, LEARNER_METRICS, MAX_METRIC_NAMES
+
+if TYPE_CHECKING:
+    from ray.tune import Checkpoint
+    from ray.tune.experiment import Trial
+
+MAX_PARAMS = 200  # Azure ML refuses more
+MAX_PARAM_LENGTH = 500
+Scalar = str | int | float | bool | None
+
+
+class SweepTrackingCallback(MLflowLoggerCallback):
+    """Tracks the trials of a sweep in MLflow, as the MLflow contract of the project has it.
+
+    Args:
+        target: Where it all goes; or a function that says so once the first trial starts, for a sweep whose
+            trials are being built while its parent run is still being opened.
+        spool_dir: Folder of the journal and of held uploads; removed when all of it is in the store.
+        tuned: Names of the tuned hyperparameters; each has a series ``hp/<name>``.
+        params: What of a trial's ``config`` is logged as params, once; a function of a module, as Tune
+            pickles it.
+        cancelled: Whether the sweep was told to stop; trials that end then are KILLED and not FINISHED.
+    """
+
+    def __init__(
+        self,
+        *,
+        target: Target | Callable[[], Target],
+        spool_dir: Path,
+        tuned: Sequence[str],
+        params: Callable[[dict[str, Any]], Mapping[str, Scalar]],
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> None:
+        # Not MLflowLoggerCallback.__init__: it holds the module mlflow, which no pickle can.
+        Callback.__init__(self)
+        self.spool_dir = Path(spool_dir).absolute()
+        self._find_target = target
+        self._params = params
+        self._cancelled = cancelled
+        names = [*CONTRACT_METRICS, *LEARNER_METRICS, *(HP_PREFIX + name for name in tuned)]
+        self._names = tuple(names[:MAX_METRIC_NAMES])
+        self._trials: dict[str, RunRecord] = {}
+        self._writer: Writer | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_writer": None}
+
+    @property
+    def writer(self) -> Writer:
+        """The writer, from ``setup`` until ``drain``."""
+        if self._writer is None:
+            raise SweepError("the tracking callback is not set up, or drained already")
+        return self._writer
+
+    # ---- called by Tune, in its loop
+
+    def setup(self, *args: Any, **info: Any) -> None:
+        """Nothing yet: the first trial's start opens the spool."""
+
+    def _open(self) -> None:
+        """Open the spool and start the writer. Makes no request; what an earlier process left is sent too."""
+        target = self._find_target
+        self._target = target if isinstance(target, Target) else target()
+        spool = Spool.create(self.spool_dir, self._target)
+        for key, record in self._trials.items():  # from Tuner.restore
+            spool.runs.record(key).merge(record)
+        for op in spool.journal.unfinished():
+            if "key" in op:
+                spool.runs.record(op["key"]).note(op)
+        self._trials = {key: RunRecord.from_json(record.to_json()) for key, record in spool.runs.items()}
+        self._writer = Writer(spool)
+        self._writer.start()
+
+    def log_trial_start(self, trial: "Trial") -> None:
+        """Create the trial's run, once; a trial that goes on after its end takes its run up again."""
+        if self._writer is None:
+            self._open()
+        record = self._trials.get(trial.trial_id)
+        if record is None:
+            self._trials[trial.trial_id] = RunRecord()
+            self._create(trial)
+        elif record.ended:
+            self._status(trial.trial_id, "RUNNING")
+
+    def log_trial_result(self, iteration: int, trial: "Trial", result: dict[str, Any]) -> None:
+        """Journal the result's metrics at the trial's own step; one that was journaled before is skipped."""
+        record = self._trials[trial.trial_id]
+        step = int(result["training_iteration"])
+        if step <= record.step:
+            return
+        values = {name: value for name in self._names if (value := _finite(result.get(name))) is not None}
+        record.step = step
+        self.writer.append(
+            {"op": "metrics", "key": trial.trial_id, "step": step, "time": _now_ms(), "values": values}
+        )
+
+    def on_checkpoint(
+        self, iteration: int, trials: "list[Trial]", trial: "Trial", checkpoint: "Checkpoint", **info: Any
+    ) -> None:
+        """Hold the checkpoint, which Tune may delete at any time, and journal its upload."""
+        manifest = read_manifest(Path(checkpoint.path))
+        record = self._trials[trial.trial_id]
+        if manifest.iteration <= record.checkpoint:
+            return
+        spool = self.writer.spool
+        held = spool.held(trial.trial_id, checkpoint_name(manifest.iteration))
+        hold_tree(Path(checkpoint.path), held)
+        record.checkpoint = manifest.iteration
+        self.writer.append(
+            {
+                "op": "checkpoint",
+                "key": trial.trial_id,
+                "path": spool.relative(held),
+                "iteration": manifest.iteration,
+                "score": manifest.score,
+            }
+        )
+
+    def log_trial_end(self, trial: "Trial", failed: bool = False) -> None:
+        """Journal the trial's files and its status, which is set once its uploads are up."""
+        self._end(trial, "FAILED" if failed else "KILLED" if self._cancelled() else "FINISHED")
+
+    def get_state(self) -> dict[str, Any]:
+        """What ``Tuner.restore`` needs so that no trial gets a second run."""
+        state: dict[str, Any] = {}
+        for key, record in list(self._trials.items()):
+            known = RunRecord.from_json(record.to_json())
+            if self._writer is not None and key in self._writer.spool.runs:
+                sent = self._writer.spool.runs[key]
+                known.run_id, known.uploaded = sent.run_id, dict(sent.uploaded)
+            state[key] = known.to_json()
+        return {"trials": state}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Take up the state of an earlier process; Tune calls it before ``setup``."""
+        for key, data in state["trials"].items():
+            self._trials.setdefault(key, RunRecord()).merge(RunRecord.from_json(data))
+
+    # ---- called by the sweep
+
+    def finish(self, trials: "Iterable[Trial]", killed: bool) -> None:
+        """End the runs of trials that Tune ended without a word, as it does when the whole sweep stops.
+
+        Args:
+            trials: All trials of the experiment.
+            killed: Whether the sweep was cancelled; such runs end KILLED and not FINISHED.
+        """
+        for trial in trials:
+            failed = trial.status == "ERROR"
+            self._end(trial, "FAILED" if failed else "KILLED" if killed else "FINISHED")
+
+    def drain(
+        self, timeout_s: float = 60.0, on_progress: Callable[[DrainSummary], None] | None = None
+    ) -> DrainSummary:
+        """Send all that is left; see :meth:`Writer.drain`."""
+        for key, record in self._trials.items():  # the spool goes, and Tune may still ask for the state
+            record.merge(self.writer.spool.runs.record(key))
+        writer, self._writer = self.writer, None
+        return writer.drain(timeout_s, on_progress)
+
+    # ---- inside
+
+    def _create(self, trial: "Trial") -> None:
+        name, target = str(trial), self._target
+        self.writer.append(
+            {
+                "op": "create",
+                "key": trial.trial_id,
+                "name": name,
+                "time": _now_ms(),
+                "tags": {
+                    "mlflow.parentRunId": target.parent_run_id,
+                    "mlflow.runName": name,
+                    "mlflow.user": _user(),
+                    "mlflow.source.name": "plato sweep",
+                    "mlflow.source.type": "LOCAL",
+                    "trial_name": name,
+                    "plato.sweep_id": target.sweep_id,
+                    "plato.trial_id": trial.trial_id,
+                },
+            }
+        )
+        params = {k: str(v)[:MAX_PARAM_LENGTH] for k, v in self._params(trial.config).items()}
+        self.writer.append(
+            {"op": "params", "key": trial.trial_id, "values": dict(list(params.items())[:MAX_PARAMS])}
+        )
+
+    def _status(self, key: str, status: Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]) -> None:
+        self._trials[key].ended = status != "RUNNING"
+        self.writer.append({"op": "status", "key": key, "status": status, "time": _now_ms()})
+
+    def _end(self, trial: "Trial", status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
+        if trial.trial_id not in self._trials:
+            if status != "FAILED":
+                return  # it was stopped while it waited for its turn
+            self.log_trial_start(trial)  # it failed before it had started
+        if self._trials[trial.trial_id].ended:
+            return
+        spool = self.writer.spool
+        for name, source in trial_files(trial).items():
+            held = spool.held(trial.trial_id, name)
+            held.unlink(missing_ok=True)
+            hold_file(source, held)
+            self.writer.append({"op": "file", "key": trial.trial_id, "path": spool.relative(held)})
+        if status == "FAILED" and (error := error_line(trial)):
+            self.writer.append({"op": "tags", "key": trial.trial_id, "values": {"plato.error": error}})
+        self._status(trial.trial_id, status)
+
+
+def _finite(value: Any) -> float | None:
+    """The value as a number, None where it is none, or NaN, or infinite."""
+    if value is None or isinstance(value, str) or not hasattr(value, "__float__"):
+        return None
+    number = float(cast(SupportsFloat, value))
+    return number if math.isfinite(number) else None
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user need not have a name
+        return "unknown"

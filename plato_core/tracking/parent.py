@@ -1,0 +1,131 @@
+"""The sweep's own run, the parent of its trials' runs. Used by the flow's tasks."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import quote
+
+from plato_core.errors import TrackingError
+from plato_core.tracking.client import make_client, redact, sqlite_path, tracking_errors
+
+MAX_PARAMS = 200  # Azure ML refuses more
+MAX_PARAM_LENGTH = 500
+_PARAMS_A_REQUEST = 100
+
+
+@dataclass(frozen=True)
+class ParentRun:
+    """The sweep's run.
+
+    Attributes:
+        run_id: Its id.
+        experiment_id: The experiment that it and its children are in.
+        artifact_uri: Where its artifacts are.
+    """
+
+    run_id: str
+    experiment_id: str
+    artifact_uri: str
+
+
+def open_parent(
+    tracking_uri: str,
+    experiment_name: str,
+    run_name: str,
+    tags: Mapping[str, str],
+    params: Mapping[str, object],
+    artifact_location: str | None = None,
+) -> ParentRun:
+    """Create the sweep's run, and its experiment if there is none of that name.
+
+    Args:
+        tracking_uri: The store.
+        experiment_name: The experiment.
+        run_name: The run's name.
+        tags: Its tags.
+        params: Its params: the first 200, values cut at 500 characters.
+        artifact_location: Where the artifacts of a new experiment go. Default: what the server says; for a
+            SQLite file, ``mlruns/`` beside it, where a bare ``mlflow ui`` in that folder shows them.
+
+    Raises:
+        TrackingError: The store does not answer or refuses, or the experiment is deleted.
+    """
+    client = make_client(tracking_uri)
+    with tracking_errors(tracking_uri):
+        from mlflow.entities import Param
+
+        experiment_id = _experiment(tracking_uri, experiment_name, artifact_location)
+        run = client.create_run(experiment_id, tags=dict(tags), run_name=run_name)
+        items = [Param(k, str(v)[:MAX_PARAM_LENGTH]) for k, v in list(params.items())[:MAX_PARAMS]]
+        for start in range(0, len(items), _PARAMS_A_REQUEST):
+            client.log_batch(run.info.run_id, params=items[start : start + _PARAMS_A_REQUEST])
+    return ParentRun(run.info.run_id, experiment_id, str(run.info.artifact_uri))
+
+
+def log_text(tracking_uri: str, run_id: str, text: str, name: str) -> None:
+    """Write an artifact of the run, such as ``config.yaml``.
+
+    Raises:
+        TrackingError: The store does not answer or refuses.
+    """
+    client = make_client(tracking_uri)
+    with tracking_errors(tracking_uri):
+        client.log_text(run_id, text, name)
+
+
+def upload_lineage(tracking_uri: str, run_id: str, path: Path) -> None:
+    """Upload ``lineage.jsonl`` to the parent run.
+
+    Raises:
+        TrackingError: The store does not answer or refuses, or the file is missing.
+    """
+    client = make_client(tracking_uri)
+    with tracking_errors(tracking_uri):
+        client.log_artifact(run_id, str(path))
+
+
+def close_parent(
+    tracking_uri: str,
+    run_id: str,
+    status: Literal["FINISHED", "FAILED", "KILLED"],
+    *,
+    tags: Mapping[str, str] | None = None,
+    metrics: Mapping[str, float] | None = None,
+) -> None:
+    """End the parent run, with last tags and metrics.
+
+    Raises:
+        TrackingError: The store does not answer or refuses.
+    """
+    client = make_client(tracking_uri)
+    with tracking_errors(tracking_uri):
+        for name, value in (tags or {}).items():
+            client.set_tag(run_id, name, value)
+        for name, number in (metrics or {}).items():
+            client.log_metric(run_id, name, number)
+        client.set_terminated(run_id, status=status)
+
+
+def _experiment(tracking_uri: str, name: str, artifact_location: str | None) -> str:
+    from mlflow.exceptions import MlflowException
+
+    client = make_client(tracking_uri, check=False)
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        database = sqlite_path(tracking_uri)
+        if artifact_location is None and database is not None:
+            artifact_location = str(database.parent / "mlruns" / quote(name, safe=""))
+        try:
+            return client.create_experiment(name, artifact_location)
+        except MlflowException as error:
+            experiment = client.get_experiment_by_name(name)  # another sweep may have been a moment faster
+            if error.error_code != "RESOURCE_ALREADY_EXISTS" or experiment is None:
+                raise
+    if experiment.lifecycle_stage == "deleted":
+        raise TrackingError(
+            f"experiment {name!r} is deleted in {redact(tracking_uri)}; restore it with "
+            f"`mlflow experiments restore --experiment-id {experiment.experiment_id}`, "
+            "or choose another --experiment-name"
+        )
+    return experiment.experiment_id

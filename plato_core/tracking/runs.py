@@ -1,0 +1,74 @@
+"""What the writer knows of each trial's run, kept with the spool so that another process can go on."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from plato_core.tracking.journal import write_json
+
+
+@dataclass
+class RunRecord:
+    """One trial's run.
+
+    Attributes:
+        run_id: Its id in the store; None as long as it has not been created.
+        step: The last step that was journaled, 0 before the first.
+        checkpoint: The iteration of the last checkpoint that was journaled, -1 before the first.
+        ended: Whether an end was journaled.
+        uploaded: Score (None: unknown) of each complete checkpoint in the store, by iteration. Replaced,
+            never changed in place, since another thread may be reading it.
+    """
+
+    run_id: str | None = None
+    step: int = 0
+    checkpoint: int = -1
+    ended: bool = False
+    uploaded: dict[int, float | None] = field(default_factory=dict)
+
+    def note(self, op: dict[str, Any]) -> None:
+        """Bring the record up to date with an operation that is being journaled, or was."""
+        match op["op"]:
+            case "metrics":
+                self.step = max(self.step, op["step"])
+            case "checkpoint":
+                self.checkpoint = max(self.checkpoint, op["iteration"])
+            case "status":
+                self.ended = op["status"] != "RUNNING"
+
+    def merge(self, other: "RunRecord") -> None:
+        """Take over what another record of the same trial knows beyond this one."""
+        self.run_id = self.run_id or other.run_id
+        self.step = max(self.step, other.step)
+        self.checkpoint = max(self.checkpoint, other.checkpoint)
+        self.ended = self.ended or other.ended
+        self.uploaded = other.uploaded | self.uploaded
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "RunRecord":
+        """The inverse of :meth:`to_json`, also after a way through JSON, where keys are strings."""
+        uploaded = {int(iteration): score for iteration, score in data["uploaded"].items()}
+        return cls(**{**data, "uploaded": uploaded})
+
+
+class RunTable(dict[str, RunRecord]):
+    """The records by trial id, on disk in ``runs.json``."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+        if path.exists():
+            self.update({k: RunRecord.from_json(v) for k, v in json.loads(path.read_text()).items()})
+
+    def record(self, key: str) -> RunRecord:
+        """The trial's record, made if there is none."""
+        return self.setdefault(key, RunRecord())
+
+    def save(self) -> None:
+        """Write them down."""
+        write_json(self._path, {key: record.to_json() for key, record in list(self.items())})

@@ -1,0 +1,56 @@
+"""The files that Tune and the trainable write about a trial, wherever they are."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import ray
+
+if TYPE_CHECKING:
+    from ray.tune.experiment import Trial
+
+MAX_ERROR_LENGTH = 500
+
+
+def trial_files(trial: "Trial") -> dict[str, Path]:
+    """Where the artifacts of a trial are, by the names they get in the store.
+
+    Those that do not exist are left out.
+    Tune's loggers write on the driver, into a staging folder that is copied to the storage path now and
+    then; the trainable's own files are in its working folder or, once copied, in the storage path.
+    """
+    wanted = {
+        "params.json": ("algorithm_config.json", "params.json"),
+        "progress.csv": ("progress.csv",),
+        "result.json": ("result.json",),
+    }
+    found: dict[str, Path] = {}
+    for artifact, names in wanted.items():
+        places = [folder / name for name in names for folder in _folders(trial)]
+        existing = next((place for place in places if place.is_file()), None)
+        if existing is not None:
+            found[artifact] = existing
+    return found
+
+
+def error_line(trial: "Trial") -> str | None:
+    """The last line of the trial's error, which names the exception; None when Tune wrote none."""
+    name = trial.run_metadata.error_filename
+    path = (
+        next((folder / name for folder in _folders(trial) if (folder / name).exists()), None)
+        if name
+        else None
+    )
+    if path is None:
+        return None
+    lines = [line.strip() for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1][:MAX_ERROR_LENGTH] if lines else None
+
+
+def _folders(trial: "Trial") -> list[Path]:
+    storage = trial.storage
+    if storage is None or storage.trial_dir_name is None:
+        return []
+    folders = [storage.trial_fs_path]
+    if ray.is_initialized():  # the others are in the session's folder, which Ray names only while it is up
+        folders = [storage.trial_driver_staging_path, storage.trial_working_directory, *folders]
+    return [Path(folder) for folder in folders]

@@ -1,0 +1,1 @@
+"""One trial: RLlib algorithms as Tune trainables, their metrics and hyperparameters."""

@@ -1,0 +1,201 @@
+"""The metric names that users filter, chart and compare by, and how each is read from an RLlib result.
+
+RLlib nests its results and renames them between releases; these names stay. Sources as of ray 2.60, new API stack.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+CONTRACT_METRICS: tuple[str, ...] = tuple(
+    """agent_timesteps_total done episode_len_mean episode_reward_max episode_reward_mean episode_reward_min
+    episodes_this_iter episodes_total iterations_since_restore num_agent_steps_sampled num_agent_steps_trained
+    num_env_steps_sampled num_env_steps_sampled_this_iter num_env_steps_trained num_env_steps_trained_this_iter
+    num_faulty_episodes num_healthy_workers num_in_flight_async_reqs num_remote_worker_restarts
+    num_steps_trained_this_iter pid time_since_restore time_this_iter_s time_total_s timestamp
+    timesteps_since_restore timesteps_total training_iteration warmup_time""".split()
+)
+LEARNER_METRICS: tuple[str, ...] = ("policy_loss", "vf_loss", "total_loss", "entropy", "kl")
+HP_PREFIX = "hp/"
+# AML documents 50 metric names a run.
+MAX_METRIC_NAMES = 50
+MAX_TUNED_VALUES = MAX_METRIC_NAMES - len(CONTRACT_METRICS) - len(LEARNER_METRICS)
+
+_LEARNER_SOURCES = {"kl": "mean_kl_loss"}
+_EPISODE_SOURCES = {
+    "episode_reward_mean": "episode_return_mean",
+    "episode_reward_max": "episode_return_max",
+    "episode_reward_min": "episode_return_min",
+    "episode_len_mean": "episode_len_mean",
+}
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What one trial has spent, over its whole life: through exploits, pauses and resumes."""
+
+    iteration: int = 0
+    time_total_s: float = 0.0
+    env_steps: int = 0
+    agent_steps: int = 0
+    env_steps_trained: int = 0
+    agent_steps_trained: int = 0
+    episodes: int = 0
+
+    def to_dict(self) -> dict[str, int | float]:
+        """Returns the counters as they are kept in a checkpoint and in a trial's config."""
+        return asdict(self)
+
+    def after(self, spent: Iteration) -> Counters:
+        """Returns the counters one iteration on."""
+        return Counters(
+            iteration=self.iteration + 1,
+            time_total_s=self.time_total_s + spent.time_s,
+            env_steps=self.env_steps + spent.env_steps,
+            agent_steps=self.agent_steps + spent.agent_steps,
+            env_steps_trained=self.env_steps_trained + spent.env_steps_trained,
+            agent_steps_trained=self.agent_steps_trained + spent.agent_steps_trained,
+            episodes=self.episodes + spent.episodes,
+        )
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """What one training iteration spent: seconds, environment and agent steps, finished episodes."""
+
+    time_s: float
+    env_steps: int
+    agent_steps: int
+    env_steps_trained: int
+    agent_steps_trained: int
+    episodes: int
+
+
+def read_iteration(result: Mapping[str, Any], time_s: float, epochs_counted: int | None) -> Iteration:
+    """Reads from an RLlib result what its iteration spent.
+
+    Args:
+        result: What `Algorithm.train()` returned.
+        time_s: Wall seconds of the iteration.
+        epochs_counted: None where each sampled batch is trained on as a whole (PPO): then the steps of the
+            train batches are the sampled ones. Else by how much the learner's own counter is too large,
+            since it counts a step once an epoch.
+    """
+    runners = result.get("env_runners") or {}
+    env_steps = _integer(runners.get("num_env_steps_sampled"))
+    agent_steps = sum(_integer(v) for v in (runners.get("num_agent_steps_sampled") or {}).values())
+    if epochs_counted is None:
+        env_trained, agent_trained = env_steps, agent_steps
+    else:
+        learners = result.get("learners") or {}
+        modules = [v for k, v in learners.items() if k != "__all_modules__" and isinstance(v, Mapping)]
+        agent_trained = sum(_integer(m.get("num_module_steps_trained")) for m in modules) // epochs_counted
+        all_modules = learners.get("__all_modules__") or {}
+        env_trained = _integer(all_modules.get("num_env_steps_trained")) // epochs_counted
+    return Iteration(
+        time_s=time_s,
+        env_steps=env_steps,
+        agent_steps=agent_steps,
+        env_steps_trained=env_trained,
+        agent_steps_trained=agent_trained,
+        episodes=_integer(runners.get("num_episodes")),
+    )
+
+
+def flat_metrics(
+    result: Mapping[str, Any],
+    spent: Iteration,
+    totals: Counters,
+    *,
+    timesteps_since_restore: int,
+    warmup_s: float,
+) -> dict[str, float | int]:
+    """Returns an RLlib result under the stable names.
+
+    `done`, `pid`, `timestamp`, `time_since_restore` and `iterations_since_restore` are not here: Tune adds them.
+
+    Args:
+        result: What `Algorithm.train()` returned.
+        spent: What this iteration spent.
+        totals: The trial's counters after it.
+        timesteps_since_restore: Environment steps since the last exploit or restore.
+        warmup_s: Seconds from set-up to the first step.
+
+    Returns:
+        One number a name. The `episode_*` ones are NaN while no episode has ended; a learner's loss is
+        absent where the algorithm has none.
+    """
+    runners = result.get("env_runners") or {}
+    faults = result.get("fault_tolerance") or {}
+    group = result.get("env_runner_group") or {}
+    metrics: dict[str, float | int] = {
+        "training_iteration": totals.iteration,
+        "time_total_s": totals.time_total_s,
+        "time_this_iter_s": spent.time_s,
+        "timesteps_total": totals.env_steps,
+        "agent_timesteps_total": totals.agent_steps,
+        "num_env_steps_sampled": totals.env_steps,
+        "num_env_steps_sampled_this_iter": spent.env_steps,
+        "num_agent_steps_sampled": totals.agent_steps,
+        "num_env_steps_trained": totals.env_steps_trained,
+        "num_env_steps_trained_this_iter": spent.env_steps_trained,
+        "num_steps_trained_this_iter": spent.env_steps_trained,
+        "num_agent_steps_trained": totals.agent_steps_trained,
+        "episodes_this_iter": spent.episodes,
+        "episodes_total": totals.episodes,
+        "timesteps_since_restore": timesteps_since_restore,
+        "num_faulty_episodes": _integer(runners.get("num_env_step_failures_lifetime")),
+        "num_healthy_workers": _integer(faults.get("num_healthy_workers")),
+        "num_remote_worker_restarts": _integer(faults.get("num_remote_worker_restarts")),
+        "num_in_flight_async_reqs": _integer(group.get("actor_manager_num_outstanding_async_reqs")),
+        "warmup_time": warmup_s,
+    }
+    for name, source in _EPISODE_SOURCES.items():
+        metrics[name] = _number(runners.get(source))
+    metrics.update(_learner_metrics(result))
+    return metrics
+
+
+def restarted(counters: Mapping[str, Any] | None) -> Counters:
+    """Reads counters kept in a checkpoint or a config; None starts at zero."""
+    return replace(Counters(), **dict(counters or {}))
+
+
+def counters_of(metrics: Mapping[str, Any]) -> Counters:
+    """Reads a trial's counters back from a result that it reported."""
+    return Counters(
+        iteration=int(metrics["training_iteration"]),
+        time_total_s=float(metrics["time_total_s"]),
+        env_steps=int(metrics["num_env_steps_sampled"]),
+        agent_steps=int(metrics["num_agent_steps_sampled"]),
+        env_steps_trained=int(metrics["num_env_steps_trained"]),
+        agent_steps_trained=int(metrics["num_agent_steps_trained"]),
+        episodes=int(metrics["episodes_total"]),
+    )
+
+
+def _learner_metrics(result: Mapping[str, Any]) -> dict[str, float]:
+    learners = result.get("learners") or {}
+    modules = [v for k, v in learners.items() if k != "__all_modules__" and isinstance(v, Mapping)]
+    metrics: dict[str, float] = {}
+    for name in LEARNER_METRICS:
+        values = [_number(m.get(_LEARNER_SOURCES.get(name, name))) for m in modules]
+        known = [value for value in values if math.isfinite(value)]
+        if known:
+            metrics[name] = sum(known) / len(known)
+    return metrics
+
+
+def _number(value: object) -> float:
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def _integer(value: object) -> int:
+    number = _number(value)
+    return int(number) if math.isfinite(number) else 0

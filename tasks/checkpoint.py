@@ -1,0 +1,32 @@
+"""Downloading and verifying the winner's checkpoint."""
+
+from __future__ import annotations
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from plato_core.config import SweepConfig
+from plato_core.selection import Selection
+from plato_core.tracking import client as tracking_client
+from plato_core.tracking.transfer import DownloadedCheckpoint
+from plato_core.tracking.transfer import download_checkpoint as download
+
+
+@task(name="download the checkpoint", retries=2, retry_delay_seconds=5, cache_policy=NO_CACHE)
+def download_checkpoint(config: SweepConfig, selection: Selection) -> DownloadedCheckpoint:
+    """Downloads the selected checkpoint to `<local path>/<run id>/checkpoint_NNNNNN` and checks every file.
+
+    Raises:
+        CheckpointError: What the store holds does not match the manifest.
+    """
+    client = tracking_client.make_client(config.store_uri)
+    chosen = selection.checkpoint
+    downloaded = download(
+        client, chosen.run_id, chosen.artifact_path, config.local_folder, chosen.manifest
+    )
+    logger = get_run_logger()
+    if downloaded.reused:
+        logger.info(f"{downloaded.path} stands there already and verifies; it is used again")
+    if downloaded.replaced is not None:
+        logger.warning(f"what stood at {downloaded.path} did not verify; it is now {downloaded.replaced}")
+    return downloaded

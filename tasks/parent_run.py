@@ -1,0 +1,87 @@
+"""Opening and closing the sweep's own MLflow run."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from typing import Literal
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from plato_core.config import SweepConfig
+from plato_core.tracking import parent
+
+VERSIONED = ("plato-sweeps", "ray", "mlflow", "prefect", "torch", "gymnasium", "numpy")
+
+
+@task(name="open the parent run", retries=2, retry_delay_seconds=5, cache_policy=NO_CACHE)
+def open_parent_run(config: SweepConfig, sweep_id: str) -> parent.ParentRun:
+    """Creates the run that the trials' runs are children of; it records the resolved config and where it ran.
+
+    Args:
+        config: The resolved config.
+        sweep_id: The sweep's name.
+    """
+    opened = parent.open_parent(
+        config.store_uri,
+        config.experiment_name,
+        run_name=f"{config.algorithm} {config.env_name} x{config.num_tune_samples} {sweep_id}",
+        tags=_tags(config, sweep_id),
+        params=_params(config),
+        artifact_location=None if config.artifact_root is None else str(config.artifact_root),
+    )
+    parent.log_text(config.store_uri, opened.run_id, config.to_yaml(), "config.yaml")
+    return opened
+
+
+def close_parent_run(
+    config: SweepConfig,
+    run_id: str,
+    status: Literal["FINISHED", "FAILED", "KILLED"],
+    *,
+    tags: dict[str, str] | None = None,
+    metrics: dict[str, float] | None = None,
+) -> None:
+    """Ends the parent run."""
+    parent.close_parent(config.store_uri, run_id, status, tags=tags, metrics=metrics)
+
+
+def _tags(config: SweepConfig, sweep_id: str) -> dict[str, str]:
+    tags = {
+        "plato.sweep_id": sweep_id,
+        "plato.kind": "sweep",
+        "plato.seed": str(config.seed),
+        "plato.version.python": platform.python_version(),
+        "mlflow.source.name": "plato sweep",
+        "mlflow.source.type": "LOCAL",
+    }
+    for package in VERSIONED:
+        try:
+            tags[f"plato.version.{package}"] = version(package)
+        except PackageNotFoundError:
+            continue
+    if (commit := _git_commit()) is not None:
+        tags["mlflow.source.git.commit"] = commit
+    return tags
+
+
+def _params(config: SweepConfig) -> dict[str, object]:
+    """The resolved config, flat: what the population was drawn from rather than any one trial's values."""
+    settings = config.flow_parameters()
+    nested = {name: settings.pop(name) for name in ("hyperparameters", "mutations", "env_config")}
+    params: dict[str, object] = {name: value for name, value in settings.items() if value is not None}
+    for name, values in nested.items():
+        params |= {f"{name}.{key}": value for key, value in values.items()}
+    return params
+
+
+def _git_commit() -> str | None:
+    try:
+        asked = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return asked.stdout.strip() or None

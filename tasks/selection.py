@@ -1,0 +1,33 @@
+"""Selecting the winner among a sweep's trials."""
+
+from __future__ import annotations
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from plato_core.config import SweepConfig
+from plato_core.selection import Selection, choose
+from plato_core.tracking import client as tracking_client
+from plato_core.tracking import queries
+from plato_core.tracking.parent import ParentRun
+
+
+@task(name="select the top run", retries=2, retry_delay_seconds=5, cache_policy=NO_CACHE)
+def select_top_run(config: SweepConfig, opened: ParentRun) -> Selection:
+    """Selects the best finished child of the parent run by the rank metric, and its best complete checkpoint.
+
+    Raises:
+        SelectionError: None qualifies.
+    """
+    client = tracking_client.make_client(config.store_uri)
+    runs = queries.children_of(client, [opened.experiment_id], opened.run_id)
+    selection = choose(
+        runs,
+        config.rank_metric,
+        config.mode,
+        lambda run_id: queries.complete_checkpoints(client, run_id),
+        among=f"the children of run {opened.run_id}",
+    )
+    for warning in selection.warnings:
+        get_run_logger().warning(warning)
+    return selection

@@ -1,0 +1,54 @@
+"""Running the sweep, in its own process."""
+
+from __future__ import annotations
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from plato_core.config import SweepConfig
+from plato_core.errors import SweepError
+from plato_core.report.sinks import reporting
+from plato_core.sweep.events import SweepEnded
+from plato_core.sweep.process import SweepProcess
+from plato_core.sweep.protocol import Go
+from plato_core.tracking.parent import ParentRun
+
+
+@task(name="run the sweep", cache_policy=NO_CACHE)
+def run_sweep(config: SweepConfig, process: SweepProcess, opened: ParentRun) -> SweepEnded:
+    """Lets the sweep train, follows it to its end, and ends it in order if this task is told to stop.
+
+    Never retried blindly: a sweep is paid for.
+
+    Args:
+        config: The resolved config.
+        process: The sweep's process, which has loaded Ray meanwhile.
+        opened: The parent run.
+
+    Raises:
+        SweepError: The sweep failed.
+        SweepStopped: It was told to stop.
+    """
+    process.go(
+        Go(
+            tracking_uri=config.store_uri,
+            experiment_id=opened.experiment_id,
+            parent_run_id=opened.run_id,
+        )
+    )
+    with reporting(config, get_run_logger()) as report:
+        ended: SweepEnded | None = None
+        try:
+            for event in process.events():
+                report.update(event)
+                if isinstance(event, SweepEnded):
+                    ended = event
+        except (Exception, GeneratorExit):
+            raise
+        except BaseException:  # Ctrl-C, and Prefect's word that the run is cancelled or out of time
+            for event in process.stop():
+                report.update(event)
+            raise
+    if ended is None:
+        raise SweepError(f"sweep {process.sweep_id} ended without a word")
+    return ended
