@@ -81,9 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the script and return its exit code: 0 done, 1 failed, 2 bad input."""
     from cyclopts import CycloptsError
 
-    logging.getLogger("stamina").setLevel(
-        logging.ERROR
-    )  # it says of each retry that there is one, not of what
+    logging.getLogger("stamina").setLevel(logging.ERROR)  # it says of each retry that there is one, not of what
     try:
         app(arguments, exit_on_error=False)
     except CycloptsError:  # it has printed what is wrong

@@ -38,10 +38,10 @@ def sweep(**parameters: object) -> SweepResult:
             result = _sweep(config, process, opened, began)
         except Exception as error:
             status = "KILLED" if isinstance(error, SweepStopped) else "FAILED"
-            close_parent_run(config, opened.run_id, status, tags={"plato.error": str(error)[:500]})
+            close_parent_run(config, process, opened, status, tags={"plato.error": str(error)[:500]})
             raise
         except BaseException:  # Ctrl-C, SIGTERM, and Prefect's word that the run is cancelled
-            close_parent_run(config, opened.run_id, "KILLED")
+            close_parent_run(config, process, opened, "KILLED")
             raise
     return result
 
@@ -71,7 +71,8 @@ def _sweep(config: SweepConfig, process: SweepProcess, opened: ParentRun, began:
     )
     close_parent_run(
         config,
-        opened.run_id,
+        process,
+        opened,
         "FINISHED",
         tags={"plato.top_run_id": result.top_run_id, "plato.checkpoint": selection.checkpoint.artifact_path},
         metrics={

@@ -41,12 +41,8 @@ class SweepConfig(BaseModel):
         title="Environment settings",
         description="Keyword arguments of the environment.",
     )
-    algorithm: str = Field(
-        "PPO", title="Algorithm", description="RLlib algorithm: PPO, APPO, IMPALA, DQN or SAC."
-    )
-    num_tune_samples: int = Field(
-        4, title="Population", description="Number of trials in the population.", ge=1
-    )
+    algorithm: str = Field("PPO", title="Algorithm", description="RLlib algorithm: PPO, APPO, IMPALA, DQN or SAC.")
+    num_tune_samples: int = Field(4, title="Population", description="Number of trials in the population.", ge=1)
     scheduler: Literal["pbt", "asha", "median"] = Field(
         "pbt",
         title="Scheduler",

@@ -146,9 +146,7 @@ def _known_algorithm(config: "SweepConfig") -> None:
 
 def _some_end(config: "SweepConfig") -> None:
     if config.stop_reward is None and config.max_iterations is None and config.time_budget_s is None:
-        raise Problem(
-            (), "this sweep would never end; give --stop-reward, --max-iterations or --time-budget-s"
-        )
+        raise Problem((), "this sweep would never end; give --stop-reward, --max-iterations or --time-budget-s")
 
 
 def _local_ray(config: "SweepConfig") -> None:

@@ -109,9 +109,7 @@ def _from_file(path: Path | None) -> _Layer:
 
 
 def _line(path: Path, lines: config_yaml.Lines, where: tuple[str, ...]) -> str:
-    line = lines.get(
-        where
-    )  # a key that stands for something else, such as `yes`, is under another name there
+    line = lines.get(where)  # a key that stands for something else, such as `yes`, is under another name there
     return f"{path} line {line}, {dotted(where)}" if line is not None else f"{path}, {dotted(where)}"
 
 
@@ -178,8 +176,7 @@ def _shipped(user: Mapping[str, Any], preset: str) -> dict[str, Any]:
     """
     common = presets.read(preset)["config"] if preset != NO_PRESET else {}
     algorithm, env_name = (
-        user.get(name, common.get(name, SweepConfig.model_fields[name].default))
-        for name in ("algorithm", "env_name")
+        user.get(name, common.get(name, SweepConfig.model_fields[name].default)) for name in ("algorithm", "env_name")
     )
     shipped = presets.partial(preset, str(algorithm), str(env_name))
     if algorithm in schema.algorithms():

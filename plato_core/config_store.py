@@ -72,22 +72,17 @@ def _unreachable(uri: str, reason: str) -> ConfigError:
     parts = urlsplit(uri)
     shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
     return ConfigError(
-        f"tracking_uri: {shown} cannot be reached ({reason}); "
-        "start the server, or give another --tracking-uri"
+        f"tracking_uri: {shown} cannot be reached ({reason}); start the server, or give another --tracking-uri"
     )
 
 
 def _check_sqlite(uri: str) -> None:
     location = uri.partition(":///")[2].partition("?")[0]
     if not location or location == ":memory:":
-        raise ConfigError(
-            f"tracking_uri: {uri!r} names no file, and its runs would be lost; give sqlite:///mlflow.db"
-        )
+        raise ConfigError(f"tracking_uri: {uri!r} names no file, and its runs would be lost; give sqlite:///mlflow.db")
     path = Path(location)
     if path.is_dir():
-        raise ConfigError(
-            f"tracking_uri: {path} is a folder; give the database's file, sqlite:///{path}/mlflow.db"
-        )
+        raise ConfigError(f"tracking_uri: {path} is a folder; give the database's file, sqlite:///{path}/mlflow.db")
     if not path.parent.is_dir():
         raise ConfigError(
             f"tracking_uri: the folder {path.parent} of {path.name} does not exist; "

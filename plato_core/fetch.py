@@ -129,8 +129,7 @@ def get_top_run(
     warnings = list(selection.warnings)
     if downloaded.replaced is not None:
         warnings.append(
-            f"{downloaded.path} did not match its manifest: it was moved to {downloaded.replaced} and "
-            "downloaded again."
+            f"{downloaded.path} did not match its manifest: it was moved to {downloaded.replaced} and downloaded again."
         )
     return TopRun(chosen.run_id, selection.rank_value, downloaded.path, chosen.iteration, tuple(warnings))
 
@@ -205,9 +204,7 @@ def _best_of_experiment(
             kept *= 10
 
 
-def best_candidates(
-    runs: Iterable[RunRecord], rank_metric: str, mode: Mode, limit: int
-) -> tuple[list[RunRecord], int]:
+def best_candidates(runs: Iterable[RunRecord], rank_metric: str, mode: Mode, limit: int) -> tuple[list[RunRecord], int]:
     """Return what selection needs to see of many runs, and how many there were.
 
     That is the best `limit` FINISHED runs, the best `limit` of the others (to be warned of), and a few of
@@ -271,9 +268,7 @@ def _experiments(client: "MlflowClient") -> "Iterable[Experiment]":
 
 
 def _summary(client: "MlflowClient", experiment: "Experiment") -> ExperimentSummary:
-    latest = client.search_runs(
-        [experiment.experiment_id], order_by=["attributes.start_time DESC"], max_results=1
-    )
+    latest = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"], max_results=1)
     moment = latest[0].info.start_time if latest else experiment.creation_time
     return ExperimentSummary(
         experiment.name, experiment.experiment_id, datetime.fromtimestamp((moment or 0) / 1000, UTC)

@@ -27,7 +27,10 @@ def with_fields_as_parameters(model: type[BaseModel]) -> Callable[[Function], Fu
             default = field.get_default(call_default_factory=True)
             parameters.append(
                 inspect.Parameter(
-                    name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=field.rebuild_annotation()
+                    name,
+                    inspect.Parameter.KEYWORD_ONLY,
+                    default=default,
+                    annotation=field.rebuild_annotation(),
                 )
             )
             lines.append(f"    {name}: {field.description}")

@@ -177,9 +177,7 @@ def read_manifest(directory: str | os.PathLike[str]) -> Manifest:
     try:
         return Manifest.model_validate_json(path.read_bytes())
     except FileNotFoundError as exc:
-        raise CheckpointError(
-            f"There is no {MANIFEST_NAME} in {directory}: the checkpoint is not complete."
-        ) from exc
+        raise CheckpointError(f"There is no {MANIFEST_NAME} in {directory}: the checkpoint is not complete.") from exc
     except OSError as exc:
         raise CheckpointError(f"{path} cannot be read: {exc}.") from exc
     except ValidationError as exc:

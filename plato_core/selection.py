@@ -92,9 +92,7 @@ def rank_key(run: RunRecord, rank_metric: str, mode: Mode) -> tuple[float, float
         ConfigError: `mode` is none.
     """
     if mode not in ("max", "min"):
-        raise ConfigError(
-            f"The mode {mode!r} is unknown: it is 'max' where high values are good, else 'min'."
-        )
+        raise ConfigError(f"The mode {mode!r} is unknown: it is 'max' where high values are good, else 'min'.")
     value = run.metrics.get(metric_name(rank_metric))
     if value is None or not math.isfinite(value):
         return None

@@ -21,9 +21,7 @@ def download_checkpoint(config: SweepConfig, selection: Selection) -> Downloaded
     """
     client = tracking_client.make_client(config.store_uri)
     chosen = selection.checkpoint
-    downloaded = download(
-        client, chosen.run_id, chosen.artifact_path, config.local_folder, chosen.manifest
-    )
+    downloaded = download(client, chosen.run_id, chosen.artifact_path, config.local_folder, chosen.manifest)
     logger = get_run_logger()
     if downloaded.reused:
         logger.info(f"{downloaded.path} stands there already and verifies; it is used again")

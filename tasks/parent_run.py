@@ -11,6 +11,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from plato_core.config import SweepConfig
+from plato_core.sweep.lineage import LINEAGE_NAME
+from plato_core.sweep.process import SweepProcess
 from plato_core.tracking import parent
 
 VERSIONED = ("plato-sweeps", "ray", "mlflow", "prefect", "torch", "gymnasium", "numpy")
@@ -38,14 +40,29 @@ def open_parent_run(config: SweepConfig, sweep_id: str) -> parent.ParentRun:
 
 def close_parent_run(
     config: SweepConfig,
-    run_id: str,
+    process: SweepProcess,
+    opened: parent.ParentRun,
     status: Literal["FINISHED", "FAILED", "KILLED"],
     *,
     tags: dict[str, str] | None = None,
     metrics: dict[str, float] | None = None,
 ) -> None:
-    """Ends the parent run."""
-    parent.close_parent(config.store_uri, run_id, status, tags=tags, metrics=metrics)
+    """Adds the lineage to the parent run and ends it.
+
+    Args:
+        config: The resolved config.
+        process: The sweep's process, which has ended.
+        opened: The parent run.
+        status: How it ended.
+        tags: Last tags.
+        metrics: Last metrics.
+    """
+    lineage = process.sweep_dir / LINEAGE_NAME
+    lineage.touch()  # no exploit is a fact too
+    try:
+        parent.upload_lineage(config.store_uri, opened.run_id, lineage)
+    finally:
+        parent.close_parent(config.store_uri, opened.run_id, status, tags=tags, metrics=metrics)
 
 
 def _tags(config: SweepConfig, sweep_id: str) -> dict[str, str]:
@@ -79,9 +96,7 @@ def _params(config: SweepConfig) -> dict[str, object]:
 
 def _git_commit() -> str | None:
     try:
-        asked = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
-        )
+        asked = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return asked.stdout.strip() or None

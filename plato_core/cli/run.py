@@ -81,4 +81,3 @@ def _opening(config: SweepConfig) -> str:
 
 def _on_sigterm(number: int, frame: FrameType | None) -> None:
     raise SweepStopped("stopped by SIGTERM", number)
-

@@ -81,9 +81,7 @@ def exploit_line(event: Exploited, row: TrialRow, donor: TrialRow, tuned: Sequen
     changes = []
     for name in [name for name in tuned if name in event.new] or list(event.new):
         old, new = event.old.get(name), event.new[name]
-        changes.append(
-            f"{name} {number(new)} (kept)" if old == new else f"{name} {number(old)} -> {number(new)}"
-        )
+        changes.append(f"{name} {number(new)} (kept)" if old == new else f"{name} {number(old)} -> {number(new)}")
     line = f"trial {row.index} exploits trial {donor.index} at iteration {event.iteration}"
     return f"{line}: {', '.join(changes)}" if changes else line
 

@@ -75,9 +75,7 @@ class SweepProgress:
             rows = list(self._rows.values())
             if self._ended is None:
                 taken = {row.index for row in rows}
-                rows += [
-                    TrialRow(None, index) for index in range(self.facts.population) if index not in taken
-                ]
+                rows += [TrialRow(None, index) for index in range(self.facts.population) if index not in taken]
         sign = -1.0 if self.facts.mode == "max" else 1.0
 
         def order(row: TrialRow) -> tuple[bool, bool, float, int]:
@@ -160,9 +158,7 @@ class SweepProgress:
                 return exploit_line(event, row, donor, self.facts.tuned)
             case TrialEnded():
                 row = self._row(event.trial)
-                row = replace(
-                    row, state=END_STATES[event.status], iteration=max(row.iteration, event.iteration)
-                )
+                row = replace(row, state=END_STATES[event.status], iteration=max(row.iteration, event.iteration))
                 self._rows[event.trial] = row
                 # While stopping, that the others end too goes without saying.
                 return end_line(event, row) if event.status == "FAILED" or not self._stopping else None

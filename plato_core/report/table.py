@@ -44,9 +44,7 @@ def leaderboard_table(
     """
     shown, folded = rows[:max_rows], len(rows) - max_rows
     columns, dropped = _fitting(_columns(facts), shown, width)
-    table = Table(
-        box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, header_style="bold"
-    )
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column.header, justify="right" if column.right else "left", no_wrap=True)
     for row in shown:
@@ -99,8 +97,6 @@ def _fitting(columns: list[_Column], rows: Sequence[TrialRow], width: int) -> tu
         return max(len("exploiting") if column.header == "state" else 0, *(len(cell) for cell in cells))
 
     kept = list(columns)
-    while sum(needed(column) + _GAP for column in kept) - _GAP > width and any(
-        column.keep for column in kept
-    ):
+    while sum(needed(column) + _GAP for column in kept) - _GAP > width and any(column.keep for column in kept):
         kept.remove(min((column for column in kept if column.keep), key=lambda column: column.keep))
     return kept, [column.name for column in columns if column.name and column not in kept]

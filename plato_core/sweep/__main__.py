@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import signal
 import sys
-import time
 import traceback
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from plato_core.config import SweepConfig
 from plato_core.errors import PlatoError
 from plato_core.sweep import channel
 from plato_core.sweep.events import Failed, Phase, SweepEnded, TrackingState
 from plato_core.sweep.protocol import Prepare
-from plato_core.tracking.summary import DrainSummary
+
+if TYPE_CHECKING:
+    from plato_core.tracking.callback import SweepTrackingCallback
+    from plato_core.tracking.summary import DrainSummary
 
 STOPPED = 128 + signal.SIGTERM
 # Of the 20 s in which a cancelled sweep must be gone; what is not sent then stays in the spool.
@@ -70,20 +73,11 @@ def _run(prepare: Prepare) -> int:
     channel.emit(Phase(text=f"starting {packing.resident} trials on {packing.slots} CPUs"))
     sweep_dir = Path(prepare.sweep_dir)
     tracking = runner.tracking_callback(config, sweep_id=prepare.sweep_id, sweep_dir=sweep_dir)
-    fitted = runner.fit(config, configs=configs, packing=packing, sweep_dir=sweep_dir, tracking=tracking)
-
-    def tell(summary: DrainSummary) -> None:
-        channel.emit(
-            TrackingState(
-                pending=summary.pending_ops,
-                sent=summary.sent_metrics,
-                rejected=summary.rejected,
-                last_error=summary.last_error if summary.pending_ops else None,
-            )
-        )
-
-    drained = tracking.drain(DRAIN_WHEN_CANCELLED_S if STATE.cancelled else DRAIN_S, tell)
-    tell(drained)
+    try:
+        fitted = runner.fit(config, configs=configs, packing=packing, sweep_dir=sweep_dir, tracking=tracking)
+    finally:
+        # Also of a sweep that failed: its runs must not stay RUNNING, and its errors are in their tags.
+        drained = _drain(tracking, DRAIN_WHEN_CANCELLED_S if STATE.cancelled else DRAIN_S)
     channel.emit(
         SweepEnded(
             outcome="stopped" if STATE.cancelled else "finished",
@@ -96,6 +90,22 @@ def _run(prepare: Prepare) -> int:
         )
     )
     return STOPPED if STATE.cancelled else 0
+
+
+def _drain(tracking: SweepTrackingCallback, timeout_s: float) -> DrainSummary:
+    def tell(summary: DrainSummary) -> None:
+        channel.emit(
+            TrackingState(
+                pending=summary.pending_ops,
+                sent=summary.sent_metrics,
+                rejected=summary.rejected,
+                last_error=summary.last_error if summary.pending_ops else None,
+            )
+        )
+
+    drained = tracking.drain(timeout_s, tell)
+    tell(drained)
+    return drained
 
 
 def _on_sigterm(number: int, frame: FrameType | None) -> None:

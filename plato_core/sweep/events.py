@@ -24,9 +24,7 @@ from plato_core.errors import PlatoError, SweepError, SweepStopped
 
 Hyperparameters = dict[str, JsonValue]
 
-_LONGEST_TEXT = (
-    16_000  # of a traceback its ends say most; a line stays below the 64 KiB that asyncio's readers take
-)
+_LONGEST_TEXT = 16_000  # of a traceback its ends say most; a line stays below the 64 KiB that asyncio's readers take
 
 
 class _Event(BaseModel):

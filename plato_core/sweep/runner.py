@@ -17,9 +17,9 @@ from ray.tune.search import BasicVariantGenerator
 
 from plato_core.config import SweepConfig
 from plato_core.errors import SweepError
+from plato_core.search_space import initial_population
 from plato_core.sweep.channel import wait_for_go
 from plato_core.sweep.gate import Gate
-from plato_core.search_space import initial_population
 from plato_core.sweep.lineage import LINEAGE_NAME
 from plato_core.sweep.observer import Observer, error_of
 from plato_core.sweep.packing import Packing
@@ -69,9 +69,7 @@ def trial_configs(config: SweepConfig, sweep_id: str, packing: Packing) -> list[
         checkpoint_interval=config.checkpoint_every,
         checkpoint_unit=config.perturbation_unit,
     )
-    population = initial_population(
-        config.hyperparameters, config.mutations, config.num_tune_samples, config.seed
-    )
+    population = initial_population(config.hyperparameters, config.mutations, config.num_tune_samples, config.seed)
     return [spec.trial_config(index, values) for index, values in enumerate(population)]
 
 
@@ -129,9 +127,7 @@ def fit(
     observer = Observer(config.scheduler_metric_name)
     finish = _Finish(observer)
     tuner = tune.Tuner(
-        tune.with_resources(
-            AlgorithmTrainable, tune.PlacementGroupFactory(packing.bundles(config.num_env_runners))
-        ),
+        tune.with_resources(AlgorithmTrainable, tune.PlacementGroupFactory(packing.bundles(config.num_env_runners))),
         # Tune wants a template for the points below; every key of every trial is in it.
         param_space=configs[0],
         tune_config=tune.TuneConfig(
@@ -159,12 +155,12 @@ def fit(
     )
     results = tuner.fit()
     ended = time.monotonic()
-    if gate.opened_at is None:
-        raise SweepError(f"no trial could be started; the first failed with: {(finish.errors or ['unknown'])[0]}")
-    fit_s = ended - gate.opened_at
-    seconds = sum(float((result.metrics or {}).get("time_total_s", 0.0)) for result in results)
     if finish.errors and len(finish.errors) == len(configs):
         raise SweepError(f"every trial failed, the first with: {finish.errors[0]}")
+    if gate.opened_at is None:
+        raise SweepError("it ended before any trial had started")
+    fit_s = ended - gate.opened_at
+    seconds = sum(float((result.metrics or {}).get("time_total_s", 0.0)) for result in results)
     return Fitted(fit_s=fit_s, training_slot_s=seconds * packing.cpus_per_trial, trials=len(configs))
 
 

@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ray.air.constants import TRAINING_ITERATION
 from ray.train._internal.session import _TrainingResult
 from ray.tune import Checkpoint
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
-from ray.tune.result import TIME_TOTAL_S, TRAINING_ITERATION
+from ray.tune.result import TIME_TOTAL_S
 from ray.tune.schedulers import (
     ASHAScheduler,
     MedianStoppingRule,
@@ -76,6 +77,7 @@ class ResidentPBT(PopulationBasedTraining):
             log_config=False,
             require_attrs=False,
         )
+        self._score_name = metric
         self._mutations = dict(mutations)
         self._rng = random.Random(seed)
         self._resident = resident
@@ -89,47 +91,68 @@ class ResidentPBT(PopulationBasedTraining):
         return decision
 
     def _exploit(self, tune_controller: TuneController, trial: Trial, trial_to_clone: Trial) -> None:
-        state, donor = self._trial_state[trial], self._trial_state[trial_to_clone]
-        own = counters_of(state.last_result)
-        source = self._donor_checkpoint(trial_to_clone)
-        if source is None:
+        donor = trial_to_clone
+        # The trial's own last result is not yet in `trial.last_result`: Tune stores it after asking the scheduler.
+        result: dict[str, Any] = self._trial_state[trial].last_result or {}
+        donor_result: dict[str, Any] = self._trial_state[donor].last_result or {}
+        own = counters_of(result)
+        checkpoint = self._donor_checkpoint(donor)
+        if checkpoint is None:
             return
-        held = Path(trial.path) / f"{EXPLOITED_PREFIX}{own.iteration:06d}"
-        hold_tree(Path(source.path), held)
-        for older in Path(trial.path).glob(f"{EXPLOITED_PREFIX}*"):
-            if older != held:
-                shutil.rmtree(older, ignore_errors=True)
+        held = self._hold(trial, checkpoint, own.iteration)
         manifest = read_manifest(held)
 
-        old = dict(trial.config["hyperparameters"])
-        donated = trial_to_clone.config["hyperparameters"]
+        old = trial.config["hyperparameters"]
+        donated = donor.config["hyperparameters"]
         new, operations = explore(donated, self._mutations, self._resample_probability, self._rng)
         config = exploited_config(trial.config, new, own.to_dict())
         trial.set_config(config)
         # From here a crashed trial starts: the donor's policy, at this trial's own count.
-        trial.run_metadata.checkpoint_manager._latest_checkpoint_result = _TrainingResult(
-            checkpoint=Checkpoint(str(held), source.filesystem),
+        checkpoints: Any = trial.run_metadata.checkpoint_manager
+        checkpoints._latest_checkpoint_result = _TrainingResult(
+            checkpoint=Checkpoint(str(held), checkpoint.filesystem),
             metrics={TRAINING_ITERATION: own.iteration, TIME_TOTAL_S: own.time_total_s},
         )
         # An actor's calls run in the order they are made, so this comes before the next `train`.
-        trial.temporary_state.ray_actor.exploit.remote(config, str(held))
+        actor: Any = trial.temporary_state.ray_actor
+        actor.exploit.remote(config, str(held))
         self._num_perturbations += 1
-
-        exploit = lineage.Exploit(
-            time=time.time(),
-            trial=trial.trial_id,
-            trial_name=str(trial),
-            iteration=own.iteration,
-            score=float(state.last_result[self._metric]),
-            donor=trial_to_clone.trial_id,
-            donor_name=str(trial_to_clone),
-            donor_iteration=manifest.iteration,
-            donor_score=None if donor.last_result is None else float(donor.last_result[self._metric]),
-            checkpoint=checkpoint_name(manifest.iteration),
-            old={name: old.get(name) for name in self._mutations},
-            new={name: new.get(name) for name in self._mutations},
-            operations=operations,
+        self._tell(
+            lineage.Exploit(
+                time=time.time(),
+                trial=trial.trial_id,
+                trial_name=str(trial),
+                iteration=own.iteration,
+                score=float(result[self._score_name]),
+                donor=donor.trial_id,
+                donor_name=str(donor),
+                donor_iteration=manifest.iteration,
+                donor_score=donor_result.get(self._score_name),
+                checkpoint=checkpoint_name(manifest.iteration),
+                old={name: old.get(name) for name in self._mutations},
+                new={name: new.get(name) for name in self._mutations},
+                operations=operations,
+            )
         )
+
+    def _donor_checkpoint(self, donor: Trial) -> Any:
+        """The checkpoint of the donor's last judgement or, if retention has taken that, its newest."""
+        judged: Any = self._trial_state[donor].last_checkpoint
+        for checkpoint in (judged, donor.checkpoint):
+            if checkpoint is not None and Path(checkpoint.path).is_dir():
+                return checkpoint
+        return None
+
+    def _hold(self, trial: Trial, checkpoint: Any, iteration: int) -> Path:
+        folder = Path(str(trial.path))
+        held = folder / f"{EXPLOITED_PREFIX}{iteration:06d}"
+        hold_tree(Path(checkpoint.path), held)
+        for older in folder.glob(f"{EXPLOITED_PREFIX}*"):
+            if older != held:
+                shutil.rmtree(older, ignore_errors=True)
+        return held
+
+    def _tell(self, exploit: lineage.Exploit) -> None:
         lineage.append(self._lineage_path, exploit)
         emit(
             Exploited(
@@ -143,13 +166,6 @@ class ResidentPBT(PopulationBasedTraining):
                 operations=exploit.operations,
             )
         )
-
-    def _donor_checkpoint(self, donor: Trial) -> Checkpoint | None:
-        """The checkpoint of the donor's last judgement or, if retention has taken that, its newest."""
-        for checkpoint in (self._trial_state[donor].last_checkpoint, donor.checkpoint):
-            if checkpoint is not None and Path(checkpoint.path).is_dir():
-                return checkpoint
-        return None
 
 
 def build_scheduler(config: SweepConfig, *, resident: bool, lineage_path: Path) -> TrialScheduler:

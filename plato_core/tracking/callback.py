@@ -9,7 +9,7 @@ appends to the spool's journal (tens of microseconds) and leaves the store to
 import getpass
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, cast
 
@@ -35,6 +35,10 @@ MAX_PARAM_LENGTH = 500
 Scalar = str | int | float | bool | None
 
 
+def _never() -> bool:  # not a lambda, since the callback is pickled
+    return False
+
+
 class SweepTrackingCallback(MLflowLoggerCallback):
     """Tracks the trials of a sweep in MLflow, as the MLflow contract of the project has it.
 
@@ -55,7 +59,7 @@ class SweepTrackingCallback(MLflowLoggerCallback):
         spool_dir: Path,
         tuned: Sequence[str],
         params: Callable[[dict[str, Any]], Mapping[str, Scalar]],
-        cancelled: Callable[[], bool] = lambda: False,
+        cancelled: Callable[[], bool] = _never,
     ) -> None:
         # Not MLflowLoggerCallback.__init__: it holds the module mlflow, which no pickle can.
         Callback.__init__(self)
@@ -73,9 +77,9 @@ class SweepTrackingCallback(MLflowLoggerCallback):
 
     @property
     def writer(self) -> Writer:
-        """The writer, from ``setup`` until ``drain``."""
+        """The writer, from the first trial's start until ``drain``."""
         if self._writer is None:
-            raise SweepError("the tracking callback is not set up, or drained already")
+            raise SweepError("no trial has started yet, or the tracking is drained already")
         return self._writer
 
     # ---- called by Tune, in its loop
@@ -116,9 +120,7 @@ class SweepTrackingCallback(MLflowLoggerCallback):
             return
         values = {name: value for name in self._names if (value := _finite(result.get(name))) is not None}
         record.step = step
-        self.writer.append(
-            {"op": "metrics", "key": trial.trial_id, "step": step, "time": _now_ms(), "values": values}
-        )
+        self.writer.append({"op": "metrics", "key": trial.trial_id, "step": step, "time": _now_ms(), "values": values})
 
     def on_checkpoint(
         self, iteration: int, trials: "list[Trial]", trial: "Trial", checkpoint: "Checkpoint", **info: Any
@@ -158,27 +160,21 @@ class SweepTrackingCallback(MLflowLoggerCallback):
         return {"trials": state}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Take up the state of an earlier process; Tune calls it before ``setup``."""
+        """Take up the state of an earlier process; Tune calls it before any trial starts."""
         for key, data in state["trials"].items():
             self._trials.setdefault(key, RunRecord()).merge(RunRecord.from_json(data))
 
+    def on_experiment_end(self, trials: "list[Trial]", **info: Any) -> None:
+        """End the runs of trials that Tune ended without a word, as it does when the whole sweep stops."""
+        for trial in trials:
+            self.log_trial_end(trial, failed=trial.status == "ERROR")
+
     # ---- called by the sweep
 
-    def finish(self, trials: "Iterable[Trial]", killed: bool) -> None:
-        """End the runs of trials that Tune ended without a word, as it does when the whole sweep stops.
-
-        Args:
-            trials: All trials of the experiment.
-            killed: Whether the sweep was cancelled; such runs end KILLED and not FINISHED.
-        """
-        for trial in trials:
-            failed = trial.status == "ERROR"
-            self._end(trial, "FAILED" if failed else "KILLED" if killed else "FINISHED")
-
-    def drain(
-        self, timeout_s: float = 60.0, on_progress: Callable[[DrainSummary], None] | None = None
-    ) -> DrainSummary:
-        """Send all that is left; see :meth:`Writer.drain`."""
+    def drain(self, timeout_s: float = 60.0, on_progress: Callable[[DrainSummary], None] | None = None) -> DrainSummary:
+        """Send all that is left; see :meth:`Writer.drain`. Where no trial has started there is nothing."""
+        if self._writer is None:
+            return DrainSummary()
         for key, record in self._trials.items():  # the spool goes, and Tune may still ask for the state
             record.merge(self.writer.spool.runs.record(key))
         writer, self._writer = self.writer, None
@@ -207,9 +203,7 @@ class SweepTrackingCallback(MLflowLoggerCallback):
             }
         )
         params = {k: str(v)[:MAX_PARAM_LENGTH] for k, v in self._params(trial.config).items()}
-        self.writer.append(
-            {"op": "params", "key": trial.trial_id, "values": dict(list(params.items())[:MAX_PARAMS])}
-        )
+        self.writer.append({"op": "params", "key": trial.trial_id, "values": dict(list(params.items())[:MAX_PARAMS])})
 
     def _status(self, key: str, status: Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]) -> None:
         self._trials[key].ended = status != "RUNNING"

@@ -5,6 +5,7 @@ Only :func:`make_client` imports MLflow; the rest answers at once.
 
 import logging
 import os
+import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -75,9 +76,7 @@ def check_reachable(uri: str, timeout_s: float = REACH_TIMEOUT_S) -> None:
             kind = "is a folder" if path.is_dir() else f"cannot be made: there is no folder {path.parent}"
             raise TrackingError(f"tracking store {uri}: {path} {kind}; name a file in a folder that exists")
         if not os.access(path if path.exists() else path.parent, os.W_OK):
-            raise TrackingError(
-                f"tracking store {uri}: no permission to write {path}; choose another --tracking-uri"
-            )
+            raise TrackingError(f"tracking store {uri}: no permission to write {path}; choose another --tracking-uri")
         return
     if urlsplit(uri).scheme not in ("http", "https"):
         return
@@ -90,6 +89,8 @@ def check_reachable(uri: str, timeout_s: float = REACH_TIMEOUT_S) -> None:
         return  # it answered; whether it lets us in is seen at the first real call
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or error
+        if isinstance(reason, ssl.SSLError):
+            return  # it answered; which certificates to trust is settled elsewhere for MLflow's client
         raise TrackingError(
             f"tracking server {redact(uri)} does not answer ({reason}); start it, "
             "or name another one with --tracking-uri or MLFLOW_TRACKING_URI"

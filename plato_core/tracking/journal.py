@@ -93,10 +93,7 @@ class Journal:
                 end, segments = self._next, list(self._segments)
             if self._read_number >= end:
                 break
-            if (
-                self._read_segment + 1 < len(segments)
-                and self._read_number >= segments[self._read_segment + 1]
-            ):
+            if self._read_segment + 1 < len(segments) and self._read_number >= segments[self._read_segment + 1]:
                 self._close_reader()
                 self._read_segment += 1
                 continue

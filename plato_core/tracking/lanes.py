@@ -85,12 +85,8 @@ class Lane:
         self.jobs = [job for job in self.jobs if job.running]
         return taken
 
-    def superseded(
-        self, uploaded: Mapping[int, float | None], keep: int, mode: Literal["max", "min"]
-    ) -> list[Job]:
+    def superseded(self, uploaded: Mapping[int, float | None], keep: int, mode: Literal["max", "min"]) -> list[Job]:
         """Checkpoints that wait and would be deleted from the store as soon as the others were up."""
         waiting = {job.op["iteration"]: job for job in self.jobs if job.kind == "checkpoint"}
-        kept = checkpoints_to_keep(
-            {**uploaded, **{i: job.op["score"] for i, job in waiting.items()}}, keep, mode
-        )
+        kept = checkpoints_to_keep({**uploaded, **{i: job.op["score"] for i, job in waiting.items()}}, keep, mode)
         return [job for i, job in waiting.items() if i not in kept and not job.running and not job.attempts]

@@ -35,9 +35,7 @@ def children_of(client: "MlflowClient", experiment_ids: Sequence[str], parent_ru
     return list(iter_runs(client, experiment_ids, f"tags.mlflow.parentRunId = {quoted(parent_run_id)}"))
 
 
-def iter_runs(
-    client: "MlflowClient", experiment_ids: Sequence[str], filter_string: str = ""
-) -> Iterator[RunRecord]:
+def iter_runs(client: "MlflowClient", experiment_ids: Sequence[str], filter_string: str = "") -> Iterator[RunRecord]:
     """Yield the runs of some experiments one by one, holding one page of the store's answer at a time.
 
     The order is the store's own. Sorting by a metric is left to the caller: it takes minutes in a large
@@ -78,9 +76,7 @@ def complete_checkpoints(client: "MlflowClient", run_id: str) -> list[Checkpoint
     with tracking_errors(client.tracking_uri):
         repository = artifact_repository(client, run_id)
         paths = [
-            info.path
-            for info in _listed(repository)
-            if info.is_dir and re.fullmatch(r"checkpoint_\d{6,}", info.path)
+            info.path for info in _listed(repository) if info.is_dir and re.fullmatch(r"checkpoint_\d{6,}", info.path)
         ]
         if not paths:
             return []

@@ -5,9 +5,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 
-def checkpoints_to_keep(
-    scores: Mapping[int, float | None], keep: int, mode: Literal["max", "min"]
-) -> set[int]:
+def checkpoints_to_keep(scores: Mapping[int, float | None], keep: int, mode: Literal["max", "min"]) -> set[int]:
     """Choose the best ``keep`` checkpoints and the last one.
 
     Args:

@@ -51,9 +51,7 @@ def outcome() -> Iterator[None]:
         # ENDPOINT_NOT_FOUND is what a gateway's own 404 page becomes, not an answer of MLflow's.
         code = str(error.error_code)
         status = error.get_http_status_code()
-        final = (
-            code == "INVALID_STATE" or (_is_final(status) and code != "ENDPOINT_NOT_FOUND") or status == 501
-        )
+        final = code == "INVALID_STATE" or (_is_final(status) and code != "ENDPOINT_NOT_FOUND") or status == 501
         raise (Refused if final else Away)(_one_line(error)) from error
     except PlatoError as error:
         raise Refused(_one_line(error)) from error
@@ -111,9 +109,7 @@ class Sender:
         """Create the run and return its id. To repeat it, look with :meth:`find_run` first."""
         client = self.client
         with outcome():
-            run = client.create_run(
-                self.experiment_id, start_time=op["time"], tags=op["tags"], run_name=op["name"]
-            )
+            run = client.create_run(self.experiment_id, start_time=op["time"], tags=op["tags"], run_name=op["name"])
         return run.info.run_id
 
     def log(self, run_id: str, ops: Sequence[LogOp]) -> int:
@@ -180,9 +176,7 @@ class Sender:
             repository.delete_artifacts(folder)
 
 
-def batch_of(
-    items: Iterable[tuple[int, dict[str, Any]]], max_metrics: int
-) -> list[tuple[int, dict[str, Any]]]:
+def batch_of(items: Iterable[tuple[int, dict[str, Any]]], max_metrics: int) -> list[tuple[int, dict[str, Any]]]:
     """The first items that fit into one ``log_batch``, at least one.
 
     Args:

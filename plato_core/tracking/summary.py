@@ -51,7 +51,5 @@ class DrainSummary:
         if self.rejected:
             lines.append(f"the store refused {self.rejected} operations; see {self.spool}/rejected.jsonl")
         if self.undeletable:
-            lines.append(
-                f"the store cannot delete: {self.undeletable} checkpoints more than asked for stay in it"
-            )
+            lines.append(f"the store cannot delete: {self.undeletable} checkpoints more than asked for stay in it")
         return "\n".join(lines)

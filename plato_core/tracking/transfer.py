@@ -80,9 +80,7 @@ def upload_checkpoint(
 
     @stamina.retry(on=is_transient, attempts=3, timeout=30.0)
     def put(path: str) -> None:
-        repository.log_artifact(
-            str(source / path), posixpath.join(target, posixpath.dirname(path)).rstrip("/")
-        )
+        repository.log_artifact(str(source / path), posixpath.join(target, posixpath.dirname(path)).rstrip("/"))
 
     try:
         _each(put, list(manifest.files), 1 if _is_local(repository) else _PARALLEL)
@@ -141,13 +139,10 @@ def download_checkpoint(
     except (FileExistsError, NotADirectoryError) as exc:
         in_the_way = next(path for path in (target.parent, *target.parents) if path.exists())
         raise ConfigError(
-            f"The local path {str(local_path)!r} cannot hold checkpoints: {in_the_way} is a file. "
-            "Name a folder."
+            f"The local path {str(local_path)!r} cannot hold checkpoints: {in_the_way} is a file. Name a folder."
         ) from exc
     except OSError as exc:
-        raise ConfigError(
-            f"The local path {str(local_path)!r} cannot be written: {exc}. Name another folder."
-        ) from exc
+        raise ConfigError(f"The local path {str(local_path)!r} cannot be written: {exc}. Name another folder.") from exc
 
 
 def _require_space(folder: Path, manifest: Manifest) -> None:
@@ -214,9 +209,7 @@ def _each(action: Callable[[str], None], items: list[str], workers: int) -> None
         pool.shutdown(cancel_futures=True)
 
 
-def _gather(
-    client: "MlflowClient", run_id: str, artifact_path: str, staging: Path, manifest: Manifest
-) -> None:
+def _gather(client: "MlflowClient", run_id: str, artifact_path: str, staging: Path, manifest: Manifest) -> None:
     """Download the checkpoint into `staging`, and raise unless every file is as the manifest says."""
     gathered = staging / artifact_path
     try:

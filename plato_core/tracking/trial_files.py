@@ -1,7 +1,7 @@
 """The files that Tune and the trainable write about a trial, wherever they are."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import ray
 
@@ -14,9 +14,9 @@ MAX_ERROR_LENGTH = 500
 def trial_files(trial: "Trial") -> dict[str, Path]:
     """Where the artifacts of a trial are, by the names they get in the store.
 
-    Those that do not exist are left out.
-    Tune's loggers write on the driver, into a staging folder that is copied to the storage path now and
-    then; the trainable's own files are in its working folder or, once copied, in the storage path.
+    Those that do not exist are left out. Tune's loggers write on the driver, into a staging folder that is
+    copied to the storage path now and then; the trainable's own files are in its working folder or, once
+    copied, in the storage path.
     """
     wanted = {
         "params.json": ("algorithm_config.json", "params.json"),
@@ -34,12 +34,10 @@ def trial_files(trial: "Trial") -> dict[str, Path]:
 
 def error_line(trial: "Trial") -> str | None:
     """The last line of the trial's error, which names the exception; None when Tune wrote none."""
-    name = trial.run_metadata.error_filename
-    path = (
-        next((folder / name for folder in _folders(trial) if (folder / name).exists()), None)
-        if name
-        else None
-    )
+    name = cast("str | None", trial.run_metadata.error_filename)  # Ray annotates it as always None
+    if not name:
+        return None
+    path = next((folder / name for folder in _folders(trial) if (folder / name).exists()), None)
     if path is None:
         return None
     lines = [line.strip() for line in path.read_text(errors="replace").splitlines() if line.strip()]
@@ -48,7 +46,7 @@ def error_line(trial: "Trial") -> str | None:
 
 def _folders(trial: "Trial") -> list[Path]:
     storage = trial.storage
-    if storage is None or storage.trial_dir_name is None:
+    if storage is None or storage.trial_dir_name is None:  # it failed before it had a folder
         return []
     folders = [storage.trial_fs_path]
     if ray.is_initialized():  # the others are in the session's folder, which Ray names only while it is up

@@ -1,77 +1,136 @@
-"""A small pool of threads for uploads, so that metrics do not wait for big files.
+"""Uploads of checkpoints and files, and what stays of them in the store."""
 
-``concurrent.futures`` would make the end of the process wait for an upload that hangs; these are daemon
-threads, and what they had not finished is still in the spool.
-"""
+import logging
+import time
+from collections.abc import Callable, Iterable
 
-import queue
-import threading
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from plato_core.tracking.lanes import Job, Lane
+from plato_core.tracking.ledger import Ledger
+from plato_core.tracking.pool import Outcome, UploadPool
+from plato_core.tracking.retention import checkpoints_to_keep
+from plato_core.tracking.sender import Away, Refused, Sender
 
-JobT = TypeVar("JobT")
+logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Outcome(Generic[JobT]):
-    """What became of a job: bytes moved, or the error it raised."""
-
-    job: JobT
-    size: int
-    error: BaseException | None
+MAX_DELETE_ATTEMPTS = 5
 
 
-class UploadPool(Generic[JobT]):
-    """Runs jobs in a few daemon threads and hands their outcomes back to whoever asks.
+class Uploads:
+    """Runs the jobs of the writer's lanes in the pool's threads, again and again until they are done.
 
     Args:
-        work: Does one job and returns the bytes it moved.
-        finished: Called, in a pool's thread, after each job.
-        threads: How many jobs run at once.
+        ledger: The writer's books.
+        sender: Makes the requests.
+        backoff: Seconds to wait after so many attempts.
+        finished: Called, in a pool's thread, when there is something to settle.
     """
 
-    def __init__(self, work: Callable[[JobT], int], finished: Callable[[], None], threads: int = 2) -> None:
-        self._work = work
-        self._finished = finished
-        self._threads = threads
-        self._started = False
-        self._jobs: queue.SimpleQueue[JobT | None] = queue.SimpleQueue()
-        self._outcomes: queue.SimpleQueue[Outcome[JobT]] = queue.SimpleQueue()
-        self.running = 0
-
-    @property
-    def free(self) -> int:
-        """How many more jobs would start at once."""
-        return self._threads - self.running
-
-    def submit(self, job: JobT) -> None:
-        """Start a job. Only from the one thread that also calls :meth:`outcomes`."""
-        if not self._started:
-            self._started = True
-            for number in range(self._threads):
-                threading.Thread(target=self._serve, name=f"plato-upload-{number}", daemon=True).start()
-        self.running += 1
-        self._jobs.put(job)
-
-    def outcomes(self) -> list[Outcome[JobT]]:
-        """What has finished since the last call."""
-        found: list[Outcome[JobT]] = []
-        while not self._outcomes.empty():
-            found.append(self._outcomes.get())
-        self.running -= len(found)
-        return found
+    def __init__(
+        self,
+        ledger: Ledger,
+        sender: Sender,
+        backoff: Callable[[int], float],
+        finished: Callable[[], None],
+    ) -> None:
+        self._ledger = ledger
+        self._spool = ledger.spool
+        self._sender = sender
+        self._backoff = backoff
+        self._pool: UploadPool[Job] = UploadPool(self._work, finished)
+        self._can_delete = True
 
     def close(self) -> None:
-        """Let the threads end after the jobs that they are at."""
-        for _ in range(self._threads):
-            self._jobs.put(None)
+        """Start no more."""
+        self._pool.close()
 
-    def _serve(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            try:
-                outcome = Outcome(job, self._work(job), None)
-            except BaseException as error:
-                outcome = Outcome(job, 0, error)
-            self._outcomes.put(outcome)
-            self._finished()
+    @property
+    def running(self) -> int:
+        """How many are under way."""
+        return self._pool.running
+
+    def start(self, lanes: Iterable[Lane]) -> None:
+        """Start what is due, oldest first, as far as threads are free; drop what need not be sent at all."""
+        now, ready = time.monotonic(), []
+        target = self._spool.target
+        for lane in lanes:
+            record = self._spool.runs.record(lane.key)
+            for job in lane.superseded(record.uploaded, target.keep_checkpoints, target.mode):
+                lane.jobs.remove(job)
+                assert job.number is not None
+                self._ledger.release(job.number, job.op["path"])
+                self._ledger.count(superseded=1)
+            if record.run_id is not None:
+                ready += [job for job in lane.jobs if not job.running and job.not_before <= now]
+        for job in sorted(ready, key=lambda job: job.number or 0)[: max(0, self._pool.free)]:
+            job.running = True
+            self._pool.submit(job)
+
+    def _work(self, job: Job) -> int:
+        """Do a job, in a thread of the pool."""
+        run_id = self._spool.runs[job.lane.key].run_id
+        assert run_id is not None
+        if job.kind == "delete":
+            self._sender.delete_checkpoint(run_id, job.op["iteration"])
+            return 0
+        path = self._spool.directory / job.op["path"]
+        if not path.exists():
+            raise Refused(f"{path} is gone")
+        upload = self._sender.upload_checkpoint if job.kind == "checkpoint" else self._sender.upload_file
+        return upload(run_id, path)
+
+    def settle(self) -> None:
+        """Take in what has finished."""
+        for outcome in self._pool.outcomes():
+            self._settle(outcome)
+
+    def _settle(self, outcome: Outcome[Job]) -> None:
+        job, error = outcome.job, outcome.error
+        job.running = False
+        job.attempts += 1
+        if isinstance(error, Away) and not (job.kind == "delete" and job.attempts >= MAX_DELETE_ATTEMPTS):
+            job.not_before = time.monotonic() + self._backoff(job.attempts)
+            self._ledger.note_error(str(error))
+            return
+        job.lane.jobs.remove(job)
+        if error is not None:
+            self._give_up(job, error)
+            return
+        record = self._spool.runs.record(job.lane.key)
+        if job.kind == "delete":
+            record.uploaded = {i: s for i, s in record.uploaded.items() if i != job.op["iteration"]}
+        else:
+            self._ledger.count(uploads=1, bytes=outcome.size)
+        if job.kind == "checkpoint":
+            record.uploaded = {**record.uploaded, job.op["iteration"]: job.op["score"]}
+            self.prune(job.lane)
+        self._ledger.runs_changed = True
+        if job.number is not None:
+            self._ledger.release(job.number, job.op["path"])
+
+    def _give_up(self, job: Job, error: BaseException) -> None:
+        text = str(error) if isinstance(error, Refused | Away) else f"{type(error).__name__}: {error}"
+        if job.number is not None:
+            self._ledger.reject(job.number, job.op, text)
+            return
+        if isinstance(error, Refused) and self._can_delete:
+            self._can_delete = False
+            logger.warning("the tracking store cannot delete checkpoints: %s", text)
+        self._leave(job.lane, job.op["iteration"])
+
+    def prune(self, lane: Lane) -> None:
+        """Have the store delete what is neither among the best nor the last of what it has whole."""
+        target, uploaded = self._spool.target, self._spool.runs.record(lane.key).uploaded
+        surplus = set(uploaded) - checkpoints_to_keep(uploaded, target.keep_checkpoints, target.mode)
+        asked = {job.op["iteration"] for job in lane.jobs if job.kind == "delete"}
+        for iteration in sorted(surplus - asked):
+            if self._can_delete:
+                lane.jobs.append(Job(lane, None, {"op": "delete", "iteration": iteration}))
+            else:
+                self._leave(lane, iteration)
+
+    def _leave(self, lane: Lane, iteration: int) -> None:
+        """Let a surplus checkpoint be, and count it."""
+        record = self._spool.runs.record(lane.key)
+        record.uploaded = {i: s for i, s in record.uploaded.items() if i != iteration}
+        self._ledger.runs_changed = True
+        self._ledger.count(undeletable=1)

@@ -14,13 +14,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
-from plato_core.tracking.lanes import Job, Lane, Numbered
+from plato_core.tracking.lanes import Lane, Numbered
+from plato_core.tracking.ledger import Ledger
 from plato_core.tracking.ops import CreateRun, LogOp, Op, SetStatus
-from plato_core.tracking.retention import checkpoints_to_keep
 from plato_core.tracking.sender import Away, Refused, Sender, batch_of
 from plato_core.tracking.spool import Spool
 from plato_core.tracking.summary import DrainSummary
-from plato_core.tracking.uploads import Outcome, UploadPool
+from plato_core.tracking.uploads import Uploads
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,6 @@ MAX_PAUSE_S = 10.0
 ROUND_TRIPS_A_PAUSE = 3
 MAX_BACKOFF_S = 30.0
 MAX_IN_MEMORY = 5000
-MAX_DELETE_ATTEMPTS = 5
 LONGEST_UPLOAD_S = 600.0
 _KINDS = frozenset({"create", "metrics", "params", "tags", "checkpoint", "file", "status"})
 
@@ -45,20 +44,16 @@ class Writer:
         self.spool = spool
         target = spool.target
         self._sender = Sender(target.tracking_uri, target.experiment_id, target.sweep_id)
-        self._pool: UploadPool[Job] = UploadPool(self._work, finished=lambda: self._wake.set())
-        self._resumed = (
-            spool.journal.pending > 0
-        )  # an earlier process may have created runs it had no answer for
+        # An earlier process may have created runs that it got no answer about.
+        self._resumed = spool.journal.pending > 0
         self._lanes: dict[str, Lane] = {}
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._drain_timeout_s: float | None = None
         self._failures = 0
         self._next_round = 0.0
-        self._dirty = False
-        self._release: list[str] = []
-        self._can_delete = True
-        self._sent = DrainSummary()
+        self._ledger = Ledger(spool)
+        self._uploads = Uploads(self._ledger, self._sender, self._backoff, self._wake.set)
         self._thread = threading.Thread(target=self._run, name="plato-tracking", daemon=True)
 
     def start(self) -> None:
@@ -69,9 +64,7 @@ class Writer:
         """Journal an operation. Costs one write to a local file; never waits for the store."""
         self.spool.journal.append(cast(dict[str, Any], op))
 
-    def drain(
-        self, timeout_s: float = 60.0, on_progress: Callable[[DrainSummary], None] | None = None
-    ) -> DrainSummary:
+    def drain(self, timeout_s: float = 60.0, on_progress: Callable[[DrainSummary], None] | None = None) -> DrainSummary:
         """Send all that is left, and close.
 
         Goes on as long as there is progress, however long that takes; nothing may be appended any more.
@@ -93,9 +86,7 @@ class Writer:
                 if on_progress:
                     on_progress(self.summary())
             # A big file is one operation: as long as its upload runs, HTTP's own time-outs decide.
-            elif time.monotonic() - since > (
-                max(timeout_s, LONGEST_UPLOAD_S) if self._pool.running else timeout_s
-            ):
+            elif time.monotonic() - since > (max(timeout_s, LONGEST_UPLOAD_S) if self._uploads.running else timeout_s):
                 break
         return self.close()
 
@@ -105,9 +96,7 @@ class Writer:
         self._wake.set()
         self._thread.join(5.0)
         summary = self.summary()
-        if (
-            self._thread.is_alive()
-        ):  # in a request that hangs; the thread ends with the process, and so does the lock
+        if self._thread.is_alive():  # in a request that hangs; the thread ends with the process, and so does the lock
             return summary
         self.spool.close(remove=summary.complete)
         return replace(summary, spool=None) if summary.complete else summary
@@ -115,17 +104,15 @@ class Writer:
     def summary(self) -> DrainSummary:
         """What was done so far."""
         return replace(
-            self._sent, pending_ops=self._pending(), rejected=self.spool.rejected, spool=self.spool.directory
+            self._ledger.sent,
+            pending_ops=self._pending(),
+            rejected=self.spool.rejected,
+            spool=self.spool.directory,
         )
 
     def _pending(self) -> int:
-        deletions = sum(
-            job.kind == "delete" for lane in list(self._lanes.values()) for job in list(lane.jobs)
-        )
+        deletions = sum(job.kind == "delete" for lane in list(self._lanes.values()) for job in list(lane.jobs))
         return self.spool.journal.pending + deletions
-
-    def _count(self, **more: int) -> None:
-        self._sent = replace(self._sent, **{name: getattr(self._sent, name) + n for name, n in more.items()})
 
     # ---- the thread
 
@@ -139,23 +126,20 @@ class Writer:
                 self._round()
                 self._wake.wait(self._pause())
                 self._wake.clear()
-            self._commit()
-        except (
-            Exception
-        ) as error:  # a bug, or the disk: the spool has it all, and the summary says why it stayed
+            self._ledger.commit()
+        except Exception as error:  # a bug, or the disk: the spool has it all, and the summary says why it stayed
             logger.exception("the tracking writer stopped; what is left stays in %s", self.spool.directory)
-            self._sent = replace(self._sent, last_error=f"{type(error).__name__}: {error}")
+            self._ledger.note_error(f"{type(error).__name__}: {error}")
         finally:
-            self._pool.close()
+            self._uploads.close()
 
     def _round(self) -> None:
-        for outcome in self._pool.outcomes():
-            self._settle(outcome)
+        self._uploads.settle()
         if time.monotonic() >= self._next_round:
             self._read()
             self._send_all()
-        self._start_jobs()
-        self._commit()
+        self._uploads.start(self._lanes.values())
+        self._ledger.commit()
 
     def _pause(self) -> float:
         """Seconds until there may be something to do."""
@@ -165,9 +149,7 @@ class Writer:
         return max(0.0, soonest - now)
 
     def _backoff(self, attempts: int) -> float:
-        ceiling = (
-            MAX_BACKOFF_S if self._drain_timeout_s is None else min(MAX_BACKOFF_S, self._drain_timeout_s / 4)
-        )
+        ceiling = MAX_BACKOFF_S if self._drain_timeout_s is None else min(MAX_BACKOFF_S, self._drain_timeout_s / 4)
         return random.uniform(0.5, 1.0) * min(ceiling, 0.25 * 2 ** min(attempts, 10))
 
     def _forget_backoff(self) -> None:
@@ -176,26 +158,18 @@ class Writer:
             for job in lane.jobs:
                 job.not_before = 0.0
 
-    def _commit(self) -> None:
-        if self._dirty:  # before the cursor: what it says is done must be known here
-            self.spool.runs.save()
-            self._dirty = False
-        self.spool.journal.commit()
-        while self._release:
-            self.spool.release(self._release.pop())
-
     def _read(self) -> None:
         room = MAX_IN_MEMORY - sum(len(lane.log) for lane in self._lanes.values())
         for number, op in self.spool.journal.read(max(0, room)):
             if op["op"] not in _KINDS:
-                self._reject(number, op, "not an operation")
+                self._ledger.reject(number, op, "not an operation")
                 continue
             self.spool.runs.record(op["key"]).note(op)
-            self._dirty = True
+            self._ledger.runs_changed = True
             lane = self._lanes.get(op["key"])
             if lane is None:
                 lane = self._lanes[op["key"]] = Lane(op["key"])
-                self._prune(lane)
+                self._uploads.prune(lane)
             lane.add(number, op)
 
     # ---- runs, metrics, params, tags, status
@@ -212,20 +186,18 @@ class Writer:
                 self._failures = 0
             except Away as error:
                 self._failures += 1
-                self._sent = replace(self._sent, last_error=str(error))
+                self._ledger.note_error(str(error))
                 self._lanes[lane.key] = self._lanes.pop(lane.key)  # the next round begins with another
                 pause = self._backoff(self._failures)
                 break
-        self._next_round = time.monotonic() + (
-            0.02 if self._drain_timeout_s and not self._failures else pause
-        )
+        self._next_round = time.monotonic() + (0.02 if self._drain_timeout_s and not self._failures else pause)
 
     def _send(self, lane: Lane) -> None:
         try:
             run_id = self._run_id(lane)
         except Refused as error:
             for number, op in lane.take_all():
-                self._reject(number, op, str(error))
+                self._ledger.reject(number, op, str(error))
             return
         while lane.log:
             self._log(lane, run_id, batch_of(lane.log, self._sender.max_metrics))
@@ -235,7 +207,7 @@ class Writer:
                 self._sender.set_status(run_id, cast(SetStatus, op))
                 self.spool.journal.done([number])
             except Refused as error:
-                self._reject(number, op, str(error))
+                self._ledger.reject(number, op, str(error))
             lane.statuses.popleft()
 
     def _run_id(self, lane: Lane) -> str:
@@ -265,101 +237,9 @@ class Writer:
                 self._log(lane, run_id, batch[: len(batch) // 2])
                 self._log(lane, run_id, batch[len(batch) // 2 :])
                 return
-            self._reject(*batch[0], str(error))
+            self._ledger.reject(*batch[0], str(error))
         else:
             self.spool.journal.done([number for number, _ in batch])
-            self._count(sent_metrics=points, sent_batches=1)
+            self._ledger.count(sent_metrics=points, sent_batches=1)
         for _ in batch:
             lane.log.popleft()
-
-    def _reject(self, number: int, op: dict[str, Any], error: str) -> None:
-        logger.warning("the tracking store refused an operation of trial %s: %s", op.get("key"), error)
-        self.spool.reject(op, error)
-        self.spool.journal.done([number])
-        self._sent = replace(self._sent, last_error=error)
-
-    # ---- uploads and deletions
-
-    def _start_jobs(self) -> None:
-        now, ready = time.monotonic(), []
-        target = self.spool.target
-        for lane in self._lanes.values():
-            record = self.spool.runs.record(lane.key)
-            for job in lane.superseded(record.uploaded, target.keep_checkpoints, target.mode):
-                lane.jobs.remove(job)
-                self._finish(job)
-                self._count(superseded=1)
-            if record.run_id is not None:
-                ready += [job for job in lane.jobs if not job.running and job.not_before <= now]
-        for job in sorted(ready, key=lambda job: job.number or 0)[: max(0, self._pool.free)]:
-            job.running = True
-            self._pool.submit(job)
-
-    def _work(self, job: Job) -> int:
-        """Do a job, in a thread of the pool."""
-        run_id = self.spool.runs[job.lane.key].run_id
-        assert run_id is not None
-        if job.kind == "delete":
-            self._sender.delete_checkpoint(run_id, job.op["iteration"])
-            return 0
-        path = self.spool.directory / job.op["path"]
-        if not path.exists():
-            raise Refused(f"{path} is gone")
-        upload = self._sender.upload_checkpoint if job.kind == "checkpoint" else self._sender.upload_file
-        return upload(run_id, path)
-
-    def _settle(self, outcome: Outcome[Job]) -> None:
-        job, error = outcome.job, outcome.error
-        job.running = False
-        job.attempts += 1
-        if isinstance(error, Away) and not (job.kind == "delete" and job.attempts >= MAX_DELETE_ATTEMPTS):
-            job.not_before = time.monotonic() + self._backoff(job.attempts)
-            self._sent = replace(self._sent, last_error=str(error))
-            return
-        job.lane.jobs.remove(job)
-        if error is not None:
-            self._give_up(job, error)
-            return
-        record = self.spool.runs.record(job.lane.key)
-        if job.kind == "delete":
-            record.uploaded = {i: s for i, s in record.uploaded.items() if i != job.op["iteration"]}
-        else:
-            self._count(uploads=1, bytes=outcome.size)
-        if job.kind == "checkpoint":
-            record.uploaded = {**record.uploaded, job.op["iteration"]: job.op["score"]}
-            self._prune(job.lane)
-        self._dirty = True
-        self._finish(job)
-
-    def _finish(self, job: Job) -> None:
-        if job.number is not None:
-            self.spool.journal.done([job.number])
-            self._release.append(job.op["path"])  # only once the journal says on disk that it is done
-
-    def _give_up(self, job: Job, error: BaseException) -> None:
-        text = str(error) if isinstance(error, Refused | Away) else f"{type(error).__name__}: {error}"
-        if job.number is not None:
-            self._reject(job.number, job.op, text)
-            return
-        if isinstance(error, Refused) and self._can_delete:
-            self._can_delete = False
-            logger.warning("the tracking store cannot delete checkpoints: %s", text)
-        self._leave(job.lane, job.op["iteration"])
-
-    def _prune(self, lane: Lane) -> None:
-        """Have the store delete what is neither among the best nor the last of what it has whole."""
-        target, uploaded = self.spool.target, self.spool.runs.record(lane.key).uploaded
-        surplus = set(uploaded) - checkpoints_to_keep(uploaded, target.keep_checkpoints, target.mode)
-        asked = {job.op["iteration"] for job in lane.jobs if job.kind == "delete"}
-        for iteration in sorted(surplus - asked):
-            if self._can_delete:
-                lane.jobs.append(Job(lane, None, {"op": "delete", "iteration": iteration}))
-            else:
-                self._leave(lane, iteration)
-
-    def _leave(self, lane: Lane, iteration: int) -> None:
-        """Let a surplus checkpoint be, and count it."""
-        record = self.spool.runs.record(lane.key)
-        record.uploaded = {i: s for i, s in record.uploaded.items() if i != iteration}
-        self._dirty = True
-        self._count(undeletable=1)

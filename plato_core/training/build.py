@@ -39,7 +39,9 @@ def build_config(spec: TrialSpec, hyperparameters: Mapping[str, Any], seed: int)
             setattr(config, RLLIB_NAMES.get(name, name), value)
     processes = 1 + spec.num_env_runners
     config.environment(spec.env_name, env_config=dict(spec.env_config))
-    config.env_runners(num_env_runners=spec.num_env_runners, num_cpus_per_env_runner=spec.num_cpus / processes)
+    config.env_runners(num_env_runners=spec.num_env_runners)
+    cpus: Any = spec.num_cpus / processes  # a fraction too, which the method's type denies
+    config.env_runners(num_cpus_per_env_runner=cpus)
     config.learners(num_learners=0, num_gpus_per_learner=spec.num_gpus)
     config.debugging(seed=seed, log_level="ERROR")
     return config
@@ -77,7 +79,7 @@ def reapply_learning_rates(algorithm: Algorithm) -> None:
     Every other value is read from the config with which the algorithm was built.
     """
 
-    def on_learner(learner: Any) -> None:
+    def on_learner(learner: Any, *_: Any) -> None:
         for optimizer, schedule in learner._optimizer_lr_schedules.items():
             learner._set_optimizer_lr(optimizer, lr=schedule.get_current_value())
 

@@ -34,8 +34,7 @@ def check_environment(env_name: str, env_config: Mapping[str, Any], algorithm: s
     way_out = f"give --algorithm {' or '.join(able)}" if able else "no algorithm here can; wrap its actions"
     accepted = " or ".join(schema.action_spaces(algorithm))
     raise ConfigError(
-        f"algorithm: {algorithm} cannot act in {env_name}, whose actions are {space}: "
-        f"it needs {accepted}; {way_out}"
+        f"algorithm: {algorithm} cannot act in {env_name}, whose actions are {space}: it needs {accepted}; {way_out}"
     )
 
 
@@ -62,8 +61,7 @@ def action_space(env_name: str, env_config: Mapping[str, Any]) -> Any:
         module = env_name.partition(":")[0]
         if ":" in env_name and error.name is None:  # gymnasium's own, which says it at length
             raise ConfigError(
-                f"env_name: the module {module!r} of {env_name!r} cannot be imported; "
-                "install it, or correct the name"
+                f"env_name: the module {module!r} of {env_name!r} cannot be imported; install it, or correct the name"
             ) from None
         raise ConfigError(f"env_name: {env_name!r} needs {error.name}, which is not installed") from None
     except Exception as error:
@@ -72,9 +70,7 @@ def action_space(env_name: str, env_config: Mapping[str, Any]) -> Any:
         text = " ".join(str(error).split()) or type(error).__name__
         if not isinstance(env_name, str) or "alformed environment ID" in text:
             text = f"{text}; {_unknown(env_name, list(gymnasium.registry))}"
-        raise ConfigError(
-            f"env_name: {env_name!r} cannot be made with env_config {dict(env_config)}: {text}"
-        ) from None
+        raise ConfigError(f"env_name: {env_name!r} cannot be made with env_config {dict(env_config)}: {text}") from None
 
 
 def _unknown(env_name: str, registered: list[str]) -> str:

@@ -6,31 +6,30 @@ RLlib nests its results and renames them between releases; these names stay. Sou
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-CONTRACT_METRICS: tuple[str, ...] = tuple(
-    """agent_timesteps_total done episode_len_mean episode_reward_max episode_reward_mean episode_reward_min
-    episodes_this_iter episodes_total iterations_since_restore num_agent_steps_sampled num_agent_steps_trained
-    num_env_steps_sampled num_env_steps_sampled_this_iter num_env_steps_trained num_env_steps_trained_this_iter
-    num_faulty_episodes num_healthy_workers num_in_flight_async_reqs num_remote_worker_restarts
-    num_steps_trained_this_iter pid time_since_restore time_this_iter_s time_total_s timestamp
-    timesteps_since_restore timesteps_total training_iteration warmup_time""".split()
-)
+CONTRACT_METRICS: tuple[str, ...] = (
+    "agent_timesteps_total", "done", "episode_len_mean", "episode_reward_max", "episode_reward_mean",
+    "episode_reward_min", "episodes_this_iter", "episodes_total", "iterations_since_restore",
+    "num_agent_steps_sampled", "num_agent_steps_trained", "num_env_steps_sampled",
+    "num_env_steps_sampled_this_iter", "num_env_steps_trained", "num_env_steps_trained_this_iter",
+    "num_faulty_episodes", "num_healthy_workers", "num_in_flight_async_reqs", "num_remote_worker_restarts",
+    "num_steps_trained_this_iter", "pid", "time_since_restore", "time_this_iter_s", "time_total_s",
+    "timestamp", "timesteps_since_restore", "timesteps_total", "training_iteration", "warmup_time",
+)  # fmt: skip
 LEARNER_METRICS: tuple[str, ...] = ("policy_loss", "vf_loss", "total_loss", "entropy", "kl")
+EPISODE_METRICS: tuple[str, ...] = (
+    "episode_reward_mean", "episode_reward_max", "episode_reward_min", "episode_len_mean",
+)  # fmt: skip
 HP_PREFIX = "hp/"
 # AML documents 50 metric names a run.
 MAX_METRIC_NAMES = 50
 MAX_TUNED_VALUES = MAX_METRIC_NAMES - len(CONTRACT_METRICS) - len(LEARNER_METRICS)
 
 _LEARNER_SOURCES = {"kl": "mean_kl_loss"}
-_EPISODE_SOURCES = {
-    "episode_reward_mean": "episode_return_mean",
-    "episode_reward_max": "episode_return_max",
-    "episode_reward_min": "episode_return_min",
-    "episode_len_mean": "episode_len_mean",
-}
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,71 @@ class Counters:
             agent_steps_trained=self.agent_steps_trained + spent.agent_steps_trained,
             episodes=self.episodes + spent.episodes,
         )
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """The episodes that ended in one iteration: how many, and what RLlib says of them."""
+
+    count: int
+    return_mean: float
+    return_max: float
+    return_min: float
+    length_mean: float
+
+
+class RecentEpisodes:
+    """The last episodes of a policy, over which the `episode_*` metrics are taken.
+
+    RLlib 2.60 reports the episodes of one iteration alone, although its setting `metrics_num_episodes_for_smoothing`
+    (100) says otherwise: with few episodes an iteration, a single lucky one passes for a solved environment. At an
+    exploit the donor's episodes come along with its policy.
+
+    Args:
+        size: Episodes to look back on; whole iterations are kept, so it may be a few more.
+        episodes: Iterations to begin with, oldest first.
+    """
+
+    def __init__(self, size: int, episodes: Sequence[Episodes] = ()) -> None:
+        self._size = size
+        self._episodes = deque(episodes)
+
+    def add(self, result: Mapping[str, Any]) -> None:
+        """Adds the episodes that ended in an iteration, if any did."""
+        runners = result.get("env_runners") or {}
+        ended = Episodes(
+            count=_integer(runners.get("num_episodes")),
+            return_mean=_number(runners.get("episode_return_mean")),
+            return_max=_number(runners.get("episode_return_max")),
+            return_min=_number(runners.get("episode_return_min")),
+            length_mean=_number(runners.get("episode_len_mean")),
+        )
+        if ended.count == 0 or not math.isfinite(ended.return_mean):
+            return
+        self._episodes.append(ended)
+        while sum(e.count for e in self._episodes) - self._episodes[0].count >= self._size:
+            self._episodes.popleft()
+
+    def metrics(self) -> dict[str, float]:
+        """Returns the four `episode_*` metrics, NaN while no episode has ended."""
+        count = sum(e.count for e in self._episodes)
+        if count == 0:
+            return dict.fromkeys(EPISODE_METRICS, math.nan)
+        return {
+            "episode_reward_mean": sum(e.return_mean * e.count for e in self._episodes) / count,
+            "episode_reward_max": max(e.return_max for e in self._episodes),
+            "episode_reward_min": min(e.return_min for e in self._episodes),
+            "episode_len_mean": sum(e.length_mean * e.count for e in self._episodes) / count,
+        }
+
+    def to_list(self) -> list[dict[str, float | int]]:
+        """Returns what a checkpoint keeps."""
+        return [asdict(e) for e in self._episodes]
+
+    @classmethod
+    def of(cls, size: int, episodes: Sequence[Mapping[str, Any]]) -> RecentEpisodes:
+        """Reads what a checkpoint kept."""
+        return cls(size, [Episodes(**e) for e in episodes])
 
 
 @dataclass(frozen=True)
@@ -115,7 +179,8 @@ def flat_metrics(
 ) -> dict[str, float | int]:
     """Returns an RLlib result under the stable names.
 
-    `done`, `pid`, `timestamp`, `time_since_restore` and `iterations_since_restore` are not here: Tune adds them.
+    Tune adds `done`, `pid`, `timestamp`, `time_since_restore` and `iterations_since_restore`, `RecentEpisodes` the
+    `episode_*` ones.
 
     Args:
         result: What `Algorithm.train()` returned.
@@ -125,8 +190,7 @@ def flat_metrics(
         warmup_s: Seconds from set-up to the first step.
 
     Returns:
-        One number a name. The `episode_*` ones are NaN while no episode has ended; a learner's loss is
-        absent where the algorithm has none.
+        One number a name; a learner's loss is absent where the algorithm has none.
     """
     runners = result.get("env_runners") or {}
     faults = result.get("fault_tolerance") or {}
@@ -153,8 +217,6 @@ def flat_metrics(
         "num_in_flight_async_reqs": _integer(group.get("actor_manager_num_outstanding_async_reqs")),
         "warmup_time": warmup_s,
     }
-    for name, source in _EPISODE_SOURCES.items():
-        metrics[name] = _number(runners.get(source))
     metrics.update(_learner_metrics(result))
     return metrics
 
@@ -189,9 +251,9 @@ def _learner_metrics(result: Mapping[str, Any]) -> dict[str, float]:
     return metrics
 
 
-def _number(value: object) -> float:
+def _number(value: Any) -> float:
     try:
-        return float(value)  # type: ignore[arg-type]
+        return float(value)
     except (TypeError, ValueError):
         return math.nan
 

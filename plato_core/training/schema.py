@@ -122,9 +122,7 @@ def trial_params(
         The eleven params of the MLflow contract as far as the algorithm has them, at the given value or
         RLlib's default, then whatever else is set; nested dictionaries flattened with `.`. Sorted by name.
     """
-    params: dict[str, Any] = {
-        name: default(algorithm, name) for name in CONTRACT_PARAMS if has_key(algorithm, name)
-    }
+    params: dict[str, Any] = {name: default(algorithm, name) for name in CONTRACT_PARAMS if has_key(algorithm, name)}
     params |= {"env": env_name, "num_cpus": num_cpus, "num_gpus": num_gpus, "num_workers": num_workers}
     for name, value in hyperparameters.items():
         params |= _flatten(canonical(name), value)

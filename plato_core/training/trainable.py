@@ -11,16 +11,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray import tune
-from ray.tune.result import SHOULD_CHECKPOINT, TIME_TOTAL_S, TRAINING_ITERATION
+from ray.air.constants import TRAINING_ITERATION
+from ray.tune.result import SHOULD_CHECKPOINT, TIME_TOTAL_S
 
 from plato_core.manifest import write_manifest
-from plato_core.training.metrics import HP_PREFIX, Counters, flat_metrics, read_iteration, restarted
+from plato_core.training.metrics import (
+    HP_PREFIX,
+    Counters,
+    RecentEpisodes,
+    flat_metrics,
+    read_iteration,
+    restarted,
+)
 from plato_core.training.spec import TrialSpec, trial_seed
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm import Algorithm
 
-# Beside RLlib's files in a checkpoint: whose it is, and that trial's own counters.
+# Beside RLlib's files in a checkpoint: whose it is, that trial's own counters, and the policy's last episodes.
 TRIAL_STATE_NAME = "trial.json"
 # In the trial's folder: the whole config that RLlib runs with.
 ALGORITHM_CONFIG_NAME = "algorithm_config.json"
@@ -59,6 +67,8 @@ class AlgorithmTrainable(tune.Trainable):
         seed = trial_seed(self._spec.seed, config["index"], self._counters.iteration)
         algorithm_config = build_config(self._spec, self._hyperparameters, seed)
         self._epochs_counted = epochs_counted(algorithm_config)
+        self._window = int(algorithm_config.metrics_num_episodes_for_smoothing or 100)
+        self._recent = RecentEpisodes(self._window)
         self.algorithm: Algorithm = build_algorithm(algorithm_config, int(self._spec.num_cpus))
         self._write_algorithm_config()
 
@@ -83,6 +93,8 @@ class AlgorithmTrainable(tune.Trainable):
             timesteps_since_restore=self._counters.env_steps - self._env_steps_at_restore,
             warmup_s=self._warmup_s,
         )
+        self._recent.add(result)
+        metrics |= self._recent.metrics()
         metrics |= {HP_PREFIX + name: self._hyperparameters[name] for name in self._spec.tuned}
         score = metrics.get(self._spec.metric, math.nan)
         self._score = float(score) if isinstance(score, int | float) and math.isfinite(score) else None
@@ -98,7 +110,11 @@ class AlgorithmTrainable(tune.Trainable):
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Writes RLlib's checkpoint, the trial's counters, and last the manifest that marks it complete."""
         self.algorithm.save_to_path(checkpoint_dir)
-        state = {"trial_id": self.trial_id, "own": self._counters.to_dict()}
+        state = {
+            "trial_id": self.trial_id,
+            "own": self._counters.to_dict(),
+            "episodes": self._recent.to_list(),
+        }
         Path(checkpoint_dir, TRIAL_STATE_NAME).write_text(json.dumps(state))
         write_manifest(
             Path(checkpoint_dir),
@@ -127,6 +143,7 @@ class AlgorithmTrainable(tune.Trainable):
         state = json.loads((directory / TRIAL_STATE_NAME).read_text())
         if state["trial_id"] == self.trial_id:
             self._counters = restarted(state["own"])
+        self._recent = RecentEpisodes.of(self._window, state["episodes"])
         self._env_steps_at_restore = self._counters.env_steps
         self._checkpointed = self._counters
         # Tune has just set both from the checkpoint's metrics, which at an exploit are the donor's.

@@ -62,9 +62,7 @@ def script(*arguments: str, cwd: Path, **environment: str) -> subprocess.Complet
     )
 
 
-def test_the_best_of_all_sweeps_of_the_experiment_is_fetched(
-    sweep: Sweep, experiment: str, home: Path
-) -> None:
+def test_the_best_of_all_sweeps_of_the_experiment_is_fetched(sweep: Sweep, experiment: str, home: Path) -> None:
     sweep.trial("this one", 100.0)
     other = sweep.client.create_run(sweep.experiment_id, tags={"note": "a second sweep"})
     second = Sweep(sweep.client, sweep.experiment_id, other.info.run_id, sweep.scratch)
@@ -85,9 +83,7 @@ def test_the_best_of_all_sweeps_of_the_experiment_is_fetched(
     assert lowest.run_id == of_first.run_id
 
 
-def test_warnings_tell_of_better_runs_and_of_a_replaced_copy(
-    sweep: Sweep, experiment: str, home: Path
-) -> None:
+def test_warnings_tell_of_better_runs_and_of_a_replaced_copy(sweep: Sweep, experiment: str, home: Path) -> None:
     sweep.trial("crashed", 499.0, "FAILED")
     sweep.trial("good", 400.0)
     first = get_top_run(experiment)
@@ -143,9 +139,7 @@ def test_experiments_are_in_order_of_their_last_activity(sweep: Sweep, home: Pat
     assert {quiet, new}.isdisjoint(summary.experiment_id for summary in list_experiments())
 
 
-def test_the_script_lists_and_fetches_in_the_sweep_s_folder(
-    sweep: Sweep, experiment: str, store: Path
-) -> None:
+def test_the_script_lists_and_fetches_in_the_sweep_s_folder(sweep: Sweep, experiment: str, store: Path) -> None:
     sweep.trial("crashed", 499.0, "FAILED")
     run_id = sweep.trial("good", 400.0)
     listed = script(cwd=store)

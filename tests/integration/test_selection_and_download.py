@@ -90,9 +90,7 @@ def test_children_of_other_sweeps_do_not_count(sweep: Sweep) -> None:
 def test_runs_beyond_the_first_page_are_found(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("plato_core.tracking.queries._PAGE", 2)
     ids = {sweep.trial(f"t{number}", 1.0, checkpoints={}) for number in range(5)}
-    assert {
-        run.run_id for run in children_of(sweep.client, [sweep.experiment_id], sweep.parent_run_id)
-    } == ids
+    assert {run.run_id for run in children_of(sweep.client, [sweep.experiment_id], sweep.parent_run_id)} == ids
 
 
 def test_a_failed_run_that_ranks_better_is_passed_over_with_a_warning(sweep: Sweep) -> None:
@@ -215,9 +213,7 @@ def test_a_copy_that_verifies_is_used_again(sweep: Sweep, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("damage", ["changed", "missing", "no manifest", "a file"])
-def test_a_copy_that_does_not_verify_is_moved_aside_and_replaced(
-    sweep: Sweep, tmp_path: Path, damage: str
-) -> None:
+def test_a_copy_that_does_not_verify_is_moved_aside_and_replaced(sweep: Sweep, tmp_path: Path, damage: str) -> None:
     run_id = sweep.trial("t", 1.0, checkpoints={})
     manifest = sweep.checkpoint(run_id, 3, 1.0)
     here = download_checkpoint(sweep.client, run_id, 3, tmp_path, manifest).path
@@ -301,8 +297,7 @@ def test_downloads_of_the_same_checkpoint_at_one_time_end_with_one_copy(sweep: S
     manifest = sweep.checkpoint(run_id, 3, 1.0, {f"{number}.bin": bytes(100) for number in range(50)})
     with ThreadPoolExecutor(8) as pool:
         futures = [
-            pool.submit(download_checkpoint, sweep.client, run_id, 3, tmp_path / "r", manifest)
-            for _ in range(16)
+            pool.submit(download_checkpoint, sweep.client, run_id, 3, tmp_path / "r", manifest) for _ in range(16)
         ]
         downloads = [future.result() for future in futures]
     assert {download.path for download in downloads} == {tmp_path / "r" / run_id / "checkpoint_000003"}

@@ -16,12 +16,13 @@ from mlflow.tracking import MlflowClient
 from ray import tune
 from ray.train._internal.storage import StorageContext
 from ray.tune.experiment import Trial
+from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback
 from ray.tune.schedulers import PopulationBasedTraining
 
 from plato_core.manifest import write_manifest
 from plato_core.tracking.callback import SweepTrackingCallback
-from plato_core.tracking.spool import Target
 from plato_core.tracking.parent import ParentRun, open_parent
+from plato_core.tracking.spool import Target
 from plato_core.training.metrics import CONTRACT_METRICS, LEARNER_METRICS
 
 
@@ -81,9 +82,7 @@ def initial_params(config: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
-    here = {
-        "env_vars": {"PYTHONPATH": str(Path(__file__).parent)}
-    }  # workers import the trainable from this file
+    here = {"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}}  # workers import the trainable from this file
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=here)
     yield
     ray.shutdown()
@@ -100,7 +99,11 @@ def parent(uri: str) -> ParentRun:
 
 
 def _callback(
-    folder: Path, uri: str, parent: ParentRun, tuned: tuple[str, ...] = ("lr",)
+    folder: Path,
+    uri: str,
+    parent: ParentRun,
+    tuned: tuple[str, ...] = ("lr",),
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> SweepTrackingCallback:
     return SweepTrackingCallback(
         target=Target(
@@ -114,6 +117,7 @@ def _callback(
         spool_dir=folder / "tracking",
         tuned=tuned,
         params=initial_params,
+        **more,
     )
 
 
@@ -138,7 +142,7 @@ def _tuner(folder: Path, callback: SweepTrackingCallback, iterations: int, **spe
             name="tune",
             storage_path=str(folder),
             stop={"training_iteration": iterations},
-            callbacks=[callback],
+            callbacks=[callback, CSVLoggerCallback(), JsonLoggerCallback()],
             verbose=0,
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=3, checkpoint_at_end=True),
         ),
@@ -146,9 +150,7 @@ def _tuner(folder: Path, callback: SweepTrackingCallback, iterations: int, **spe
 
 
 def _children(uri: str, parent: ParentRun) -> list[Run]:
-    return MlflowClient(uri).search_runs(
-        [parent.experiment_id], f"tags.mlflow.parentRunId = '{parent.run_id}'"
-    )
+    return MlflowClient(uri).search_runs([parent.experiment_id], f"tags.mlflow.parentRunId = '{parent.run_id}'")
 
 
 def _steps(uri: str, run: Run, metric: str) -> list[int]:
@@ -162,7 +164,6 @@ def test_population_based_training_runs_through_and_is_tracked_as_the_contract_s
     callback = _callback(tmp_path, uri, parent)
     grid = _tuner(tmp_path, callback, iterations=12).fit()
     assert not grid.errors
-    callback.finish([], killed=False)
     summary = callback.drain(60)
     assert summary.complete, summary.describe()
     assert not (tmp_path / "tracking").exists()
@@ -179,9 +180,7 @@ def test_population_based_training_runs_through_and_is_tracked_as_the_contract_s
         assert run.data.tags["plato.trial_id"] in run.data.tags["trial_name"]
         assert run.data.metrics.keys() == {*CONTRACT_METRICS, *LEARNER_METRICS, "hp/lr"}
         assert _steps(uri, run, "training_iteration") == list(range(1, 13))
-        assert _steps(uri, run, "episode_reward_mean") == list(range(2, 13)), (
-            "an unknown return is not logged"
-        )
+        assert _steps(uri, run, "episode_reward_mean") == list(range(2, 13)), "an unknown return is not logged"
         assert run.data.metrics["done"] == 1.0
         history = MlflowClient(uri).get_metric_history(run.info.run_id, "hp/lr")
         changed += len({point.value for point in history}) > 1
@@ -206,19 +205,15 @@ def test_a_failed_trial_says_why_and_goes_on_in_the_same_run_after_a_restore(
     assert callback.drain(60).complete
     failed = {run.info.run_id: run for run in _children(uri, parent)}
     assert {run.info.status for run in failed.values()} == {"FAILED"}
-    assert {run.data.tags["plato.error"] for run in failed.values()} == {
-        "ValueError: the environment fell over"
-    }
+    assert {run.data.tags["plato.error"] for run in failed.values()} == {"ValueError: the environment fell over"}
 
     (tmp_path / "mended").touch()
-    tuner = tune.Tuner.restore(
-        str(tmp_path / "tune"), tune.with_resources(Counting, {"cpu": 0.5}), resume_errored=True
-    )
+    tuner = tune.Tuner.restore(str(tmp_path / "tune"), tune.with_resources(Counting, {"cpu": 0.5}), resume_errored=True)
     grid = tuner.fit()
     assert not grid.errors
-    (again,) = [
-        c for c in tuner._local_tuner.get_run_config().callbacks if isinstance(c, SweepTrackingCallback)
-    ]
+    assert tuner._local_tuner is not None
+    callbacks = tuner._local_tuner.get_run_config().callbacks or []
+    (again,) = [callback for callback in callbacks if isinstance(callback, SweepTrackingCallback)]
     assert again.drain(60).complete
     runs = _children(uri, parent)
     assert {run.info.run_id for run in runs} == failed.keys(), "no trial has a second run"
@@ -231,25 +226,23 @@ def test_a_failed_trial_says_why_and_goes_on_in_the_same_run_after_a_restore(
 
 @pytest.mark.usefixtures("local_ray")
 @pytest.mark.parametrize(("killed", "status"), [(True, "KILLED"), (False, "FINISHED")])
-def test_trials_that_tune_stops_without_a_word_are_ended_by_finish(
+def test_trials_that_tune_stops_without_a_word_are_ended_with_the_experiment(
     tmp_path: Path, uri: str, parent: ParentRun, killed: bool, status: str
 ) -> None:
-    callback = _callback(tmp_path, uri, parent)
+    callback = _callback(tmp_path, uri, parent, cancelled=lambda: killed)
     trial = _trial(tmp_path, "a0001")
     callback.setup()
     callback.log_trial_start(trial)
     callback.log_trial_result(1, trial, {"training_iteration": 1, "episode_reward_mean": 1.0})
-    callback.finish([trial], killed=killed)
-    callback.finish([trial], killed=not killed)
+    callback.on_experiment_end([trial])
+    callback.on_experiment_end([trial])
     assert callback.drain(60).complete
     (run,) = _children(uri, parent)
     assert run.info.status == status
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_a_trial_that_fails_before_it_starts_has_a_failed_run(
-    tmp_path: Path, uri: str, parent: ParentRun
-) -> None:
+def test_a_trial_that_fails_before_it_starts_has_a_failed_run(tmp_path: Path, uri: str, parent: ParentRun) -> None:
     callback = _callback(tmp_path, uri, parent)
     callback.setup()
     callback.log_trial_end(_trial(tmp_path, "a0001"), failed=True)
@@ -267,11 +260,7 @@ def _trial(folder: Path, trial_id: str) -> Trial:
 
 
 def _journaled(folder: Path) -> list[dict[str, Any]]:
-    return [
-        json.loads(line)
-        for file in sorted(folder.glob("journal-*"))
-        for line in file.read_text().splitlines()
-    ]
+    return [json.loads(line) for file in sorted(folder.glob("journal-*")) for line in file.read_text().splitlines()]
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -300,9 +289,7 @@ def test_tunes_loop_never_opens_a_connection_and_loses_nothing_while_the_store_i
     assert opened == []
     summary = callback.drain(0.2)
     assert summary.pending_ops == 503
-    assert [op["step"] for op in _journaled(tmp_path / "tracking") if op["op"] == "metrics"] == list(
-        range(1, 501)
-    )
+    assert [op["step"] for op in _journaled(tmp_path / "tracking") if op["op"] == "metrics"] == list(range(1, 501))
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -354,9 +341,23 @@ def test_only_names_of_the_contract_with_finite_values_are_logged_and_at_most_fi
 
 
 def test_the_callback_can_be_pickled_while_it_works(tmp_path: Path, uri: str, parent: ParentRun) -> None:
+    trial = _trial(tmp_path, "a0001")
+    callback = _callback(tmp_path, uri, parent)
+    callback.log_trial_start(trial)
+    callback.log_trial_result(1, trial, {"training_iteration": 1, "pid": 7})
+    copy = pickle.loads(pickle.dumps(callback))
+    assert callback.drain(30).complete
+    copy.log_trial_start(trial)
+    copy.log_trial_result(2, trial, {"training_iteration": 2, "pid": 7})
+    copy.log_trial_end(trial)
+    assert copy.drain(30).complete
+    (run,) = _children(uri, parent)
+    assert _steps(uri, run, "pid") == [1, 2]
+
+
+def test_a_sweep_in_which_no_trial_started_has_nothing_to_send(tmp_path: Path, uri: str, parent: ParentRun) -> None:
     callback = _callback(tmp_path, uri, parent)
     callback.setup()
-    copy = pickle.loads(pickle.dumps(callback))
-    callback.drain(30)
-    copy.setup()
-    assert copy.drain(30).complete
+    callback.on_experiment_end([_trial(tmp_path, "a0001")])
+    assert callback.drain(30).complete
+    assert _children(uri, parent) == []

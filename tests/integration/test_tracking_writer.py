@@ -362,9 +362,7 @@ def _flushes(spool: Path) -> bool:
         return False
 
 
-def test_the_store_keeps_the_best_and_the_last_checkpoint(
-    tmp_path: Path, proxy: Proxy, parent: ParentRun
-) -> None:
+def test_the_store_keeps_the_best_and_the_last_checkpoint(tmp_path: Path, proxy: Proxy, parent: ParentRun) -> None:
     writer = _writer(tmp_path / "spool", proxy.uri, parent, keep=1)
     _begin(writer, "a")
     writer.start()
@@ -423,9 +421,7 @@ def test_checkpoints_that_pile_up_while_the_store_is_away_do_not_fill_the_disk(
 
 def test_sqlite_gets_the_same_and_its_artifacts_lie_beside_it(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    parent = open_parent(
-        uri, "pbt_ppo", "sweep", {"plato.sweep_id": "x"}, {f"p{i}": "v" * 600 for i in range(250)}
-    )
+    parent = open_parent(uri, "pbt_ppo", "sweep", {"plato.sweep_id": "x"}, {f"p{i}": "v" * 600 for i in range(250)})
     writer = _writer(tmp_path / "spool", uri, parent)
     _begin(writer, "a", "b")
     for key in ("a", "b"):
@@ -438,15 +434,7 @@ def test_sqlite_gets_the_same_and_its_artifacts_lie_beside_it(tmp_path: Path) ->
     assert summary.sent_batches == 6, "2 990 points a run, 1 000 a request"
     _assert_whole(uri, parent, ["a", "b"], 299)
     run = _runs(uri, parent)["a"]
-    manifest = (
-        tmp_path
-        / "mlruns"
-        / "pbt_ppo"
-        / run.info.run_id
-        / "artifacts"
-        / "checkpoint_000005"
-        / "manifest.json"
-    )
+    manifest = tmp_path / "mlruns" / "pbt_ppo" / run.info.run_id / "artifacts" / "checkpoint_000005" / "manifest.json"
     assert manifest.exists()
 
     log_text(uri, parent.run_id, "seed: 1\n", "config.yaml")
@@ -467,9 +455,7 @@ def test_a_deleted_experiment_is_named_with_the_way_out(tmp_path: Path) -> None:
     again = open_parent(uri, "gone", "sweep", {}, {})
     assert again.experiment_id == parent.experiment_id
     MlflowClient(uri).delete_experiment(parent.experiment_id)
-    with pytest.raises(
-        TrackingError, match=r"'gone' is deleted .*mlflow experiments restore --experiment-id 1"
-    ):
+    with pytest.raises(TrackingError, match=r"'gone' is deleted .*mlflow experiments restore --experiment-id 1"):
         open_parent(uri, "gone", "sweep", {}, {})
 
 

@@ -115,9 +115,7 @@ def mlflow_server(folder: Path) -> Iterator[str]:
     command += ["--artifacts-destination", str(folder / "served"), "--workers", "1"]
     environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"}
     with (folder / "server.log").open("w") as log:
-        process = subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True
-        )
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
         wait_until(lambda: _answers(uri) or process.poll() is not None, 90)
         assert process.poll() is None, (folder / "server.log").read_text()

@@ -82,9 +82,7 @@ def refusal(**settings: Any) -> str:
         ),
     ],
 )
-def test_a_value_that_cannot_be_is_refused_with_the_way_out(
-    settings: dict[str, Any], said: list[str]
-) -> None:
+def test_a_value_that_cannot_be_is_refused_with_the_way_out(settings: dict[str, Any], said: list[str]) -> None:
     text = refusal(**settings)
     for part in said:
         assert part in text

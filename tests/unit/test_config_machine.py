@@ -90,9 +90,7 @@ def test_environments_that_suit_the_algorithm_pass(env_name: str, algorithm: str
     check_environment(env_name, {}, algorithm)
 
 
-def test_an_environment_of_a_module_is_imported_and_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_environment_of_a_module_is_imported_and_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "grid_of_test.py").write_text(
         """
 import gymnasium

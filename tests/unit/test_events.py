@@ -140,9 +140,7 @@ def test_any_result_can_be_sent(trial: str, value: float | None, hyperparameters
     assert parse(encode(event)) == event
 
 
-@pytest.mark.parametrize(
-    "error", [ConfigError("lr -1"), CheckpointError("sha256"), SweepError("x"), PlatoError("y")]
-)
+@pytest.mark.parametrize("error", [ConfigError("lr -1"), CheckpointError("sha256"), SweepError("x"), PlatoError("y")])
 def test_our_errors_are_raised_again_as_they_were(error: PlatoError) -> None:
     arrived = parse(encode(Failed.of(error)))
     assert isinstance(arrived, Failed)

@@ -39,9 +39,7 @@ def test_the_store_is_the_argument_then_platos_then_mlflows_variable() -> None:
     assert reading_uri(None, {"MLFLOW_TRACKING_URI": "http://mlflow"}) == "http://mlflow"
 
 
-def test_a_store_that_is_no_file_is_refused_and_not_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_store_that_is_no_file_is_refused_and_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"sqlite:///mlflow.db' does not exist"):
         reading_uri(None, {})

@@ -20,9 +20,7 @@ from plato_core.sweep.events import (
     TrialStarted,
 )
 
-CARTPOLE = SweepFacts(
-    population=3, stop_reward=475.0, max_iterations=40, time_budget_s=300, tuned=("lr", "lambda")
-)
+CARTPOLE = SweepFacts(population=3, stop_reward=475.0, max_iterations=40, time_budget_s=300, tuned=("lr", "lambda"))
 
 
 def started(index: int, **hyperparameters: Any) -> TrialStarted:
@@ -107,9 +105,7 @@ def test_a_row_shows_only_the_tuned_values_in_the_configs_order() -> None:
 
 
 def test_an_exploit_changes_the_values_at_once_and_counts_a_generation() -> None:
-    progress = after(
-        started(0, lr=0.1), started(1, lr=0.2), exploited(0, 1, 5, old={"lr": 0.1}, new={"lr": 0.24})
-    )
+    progress = after(started(0, lr=0.1), started(1, lr=0.2), exploited(0, 1, 5, old={"lr": 0.1}, new={"lr": 0.24}))
     row = next(row for row in progress.leaderboard() if row.index == 0)
     assert (row.state, row.generation, dict(row.tuned)) == ("exploiting", 1, {"lr": 0.24})
     progress.apply(result(0, 6, 1.0), 1.0)
@@ -170,9 +166,7 @@ def test_the_budget_that_is_spent_furthest_counts() -> None:
 def test_only_a_finished_sweep_is_complete() -> None:
     stopped = SweepEnded(outcome="stopped", fit_s=1, training_slot_s=1, slots=2, trials=3)
     assert after(started(0), OVER).fraction() == 1.0
-    assert after(started(0), result(0, 12, None), ended(0, "KILLED"), stopped).fraction() == pytest.approx(
-        0.1
-    )
+    assert after(started(0), result(0, 12, None), ended(0, "KILLED"), stopped).fraction() == pytest.approx(0.1)
 
 
 RETURNS = st.one_of(st.none(), st.floats())
@@ -182,9 +176,7 @@ EVENTS = st.one_of(
     st.builds(result, INDEX, st.integers(-1, 100), RETURNS),
     st.builds(exploited, INDEX, INDEX, st.integers(0, 100)),
     st.builds(ended, INDEX, st.sampled_from(["FINISHED", "FAILED", "KILLED"])),
-    st.sampled_from(
-        [Stopping(reason="x"), TrackingState(last_error="y"), TrackingState(), OVER, Phase(text="z")]
-    ),
+    st.sampled_from([Stopping(reason="x"), TrackingState(last_error="y"), TrackingState(), OVER, Phase(text="z")]),
     st.just(Failed(error_type="SweepError", message="w")),
 )
 FACTS = st.builds(
@@ -320,9 +312,7 @@ def test_hyperparameters_are_compact(value: object, text: str) -> None:
     assert number(value) == text
 
 
-@pytest.mark.parametrize(
-    ("value", "text"), [(312.44, "312.4"), (-1234.5, "-1234.5"), (0.01234, "0.0123"), (None, "-")]
-)
+@pytest.mark.parametrize(("value", "text"), [(312.44, "312.4"), (-1234.5, "-1234.5"), (0.01234, "0.0123"), (None, "-")])
 def test_measures_are_compact(value: float | None, text: str) -> None:
     assert measure(value) == text
 

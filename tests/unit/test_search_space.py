@@ -50,9 +50,7 @@ choices = st.builds(
 )
 distributions = st.one_of(ranges(), choices)
 sizes = st.one_of(
-    st.integers(1, 300).flatmap(
-        lambda low: st.integers(1, 500).map(lambda width: Integer(low=low, high=low + width))
-    ),
+    st.integers(1, 300).flatmap(lambda low: st.integers(1, 500).map(lambda width: Integer(low=low, high=low + width))),
     st.lists(st.integers(1, 600), min_size=1, max_size=5, unique=True).map(lambda v: Choice(values=tuple(v))),
 )
 seeds = st.integers(0, 2**31 - 1)
@@ -67,9 +65,7 @@ def test_sample_is_one_of_its_own_values(distribution: Distribution, seed: int) 
 
 
 @given(distributions, st.one_of(scalars, st.just(float("nan")), st.just(float("inf"))), st.booleans())
-def test_perturb_and_clamp_stay_inside_whatever_the_value(
-    distribution: Distribution, value: Any, up: bool
-) -> None:
+def test_perturb_and_clamp_stay_inside_whatever_the_value(distribution: Distribution, value: Any, up: bool) -> None:
     assert contains(distribution, clamp(distribution, value))
     assert contains(distribution, perturb(distribution, value, up))
 
@@ -176,9 +172,7 @@ def test_a_minibatch_never_exceeds_its_batch(
 
 @given(st.one_of(sizes, st.integers(1, 600)), st.one_of(sizes, st.integers(1, 600)), st.sets(
     st.sampled_from(["sgd_minibatch_size", "train_batch_size"])), seeds)  # fmt: skip
-def test_any_space_that_is_accepted_can_be_repaired(
-    minibatch: Any, batch: Any, tuned: set[str], seed: int
-) -> None:
+def test_any_space_that_is_accepted_can_be_repaired(minibatch: Any, batch: Any, tuned: set[str], seed: int) -> None:
     start = {"sgd_minibatch_size": minibatch, "train_batch_size": batch}
     mutations = {name: start[name] for name in tuned if is_distribution(start[name])}
     assume(unrepairable(start, mutations) is None)

@@ -19,9 +19,7 @@ from plato_core.selection import (
 METRIC = "episode_reward_mean"
 
 
-def run(
-    run_id: str, value: float | None = None, status: str = "FINISHED", start: int | None = 0
-) -> RunRecord:
+def run(run_id: str, value: float | None = None, status: str = "FINISHED", start: int | None = 0) -> RunRecord:
     metrics = {} if value is None else {METRIC: value}
     tags = {"mlflow.parentRunId": "parent"}
     return RunRecord(run_id, f"trial {run_id}", status, start, None, metrics, {}, tags)
@@ -92,9 +90,7 @@ def test_a_better_run_that_is_not_finished_is_named_in_a_warning(status: str) ->
 def test_a_better_run_without_a_complete_checkpoint_is_named_in_a_warning() -> None:
     chosen = choose([run("a", 500.0), run("b", 2.0), run("c", 1.0, "FAILED")], METRIC, "max", only("b"))
     assert chosen.run.run_id == "b"
-    assert [("trial a" in line, "no complete checkpoint" in line) for line in chosen.warnings] == [
-        (True, True)
-    ]
+    assert [("trial a" in line, "no complete checkpoint" in line) for line in chosen.warnings] == [(True, True)]
 
 
 def test_checkpoints_are_asked_for_no_further_than_the_winner() -> None:

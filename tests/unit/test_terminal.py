@@ -58,16 +58,10 @@ def sweep(trials: int) -> list[Event]:
     return [
         Phase(text="Ray is ready"),
         *(started(index) for index in range(trials)),
-        *(
-            result(index, iteration, 10.0 * iteration + index)
-            for iteration in (1, 2)
-            for index in range(trials)
-        ),
+        *(result(index, iteration, 10.0 * iteration + index) for iteration in (1, 2) for index in range(trials)),
         Exploited(trial="t_0", iteration=2, donor="t_1", old=VALUES, new=new),
         result(0, 3, 100.0),
-        TrialEnded(
-            trial="t_1", status="FAILED", iteration=2, error="ValueError: [/red] \x1b[31mno\x1b[0m \u2192"
-        ),
+        TrialEnded(trial="t_1", status="FAILED", iteration=2, error="ValueError: [/red] \x1b[31mno\x1b[0m \u2192"),
         OVER,
     ]
 
@@ -321,9 +315,7 @@ def test_a_tracking_server_needs_no_command_and_shows_no_password() -> None:
 
 def test_what_waits_in_the_spool_comes_with_the_command_that_sends_it() -> None:
     tracking = TrackingState(pending=12, rejected=2, last_error="400 from http://u:pw@h/")
-    text = "\n".join(
-        final_lines(Outcome(), experiment_id="1", cwd=HOME, tracking=tracking, spool="/my sweeps/spool")
-    )
+    text = "\n".join(final_lines(Outcome(), experiment_id="1", cwd=HOME, tracking=tracking, spool="/my sweeps/spool"))
     assert "12 entries wait in the spool; send them: plato flush '/my sweeps/spool'" in text
     assert "refused 2 entries for good: 400 from http://***@h/" in text
     assert "everything was sent" not in text
@@ -344,7 +336,5 @@ def test_a_database_password_is_left_for_the_person_to_fill_in() -> None:
 
 
 def test_in_azure_ml_the_way_leads_to_the_studio() -> None:
-    lines = final_lines(
-        Outcome(tracking_uri="azureml://westeurope.api.azureml.ms/x"), experiment_id="1", cwd=HOME
-    )
+    lines = final_lines(Outcome(tracking_uri="azureml://westeurope.api.azureml.ms/x"), experiment_id="1", cwd=HOME)
     assert lines[-1] == "see it      in Azure ML Studio, under the experiment pbt_ppo"

@@ -17,9 +17,7 @@ from plato_core.tracking.spool import Spool, Target, flush_command
 
 
 def _target(uri: str = "sqlite:////nowhere/mlflow.db") -> Target:
-    return Target(
-        tracking_uri=uri, experiment_id="1", parent_run_id="p", sweep_id="s", keep_checkpoints=1, mode="max"
-    )
+    return Target(tracking_uri=uri, experiment_id="1", parent_run_id="p", sweep_id="s", keep_checkpoints=1, mode="max")
 
 
 # ---- which checkpoints stay

@@ -1,0 +1,41 @@
+# The two commands of a newcomer are `make run` and `make test`; both need Python 3.11 and nothing else.
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+# On Linux, a plain install of torch brings gigabytes of CUDA; an index of CPU builds (see "Get started" on
+# pytorch.org for its address) does not: make run TORCH_INDEX=...
+TORCH_INDEX ?=
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+ARGS ?=
+
+.PHONY: run test setup lint types unit bench clean
+
+run: setup
+	$(BIN)/python flows/sweep_and_fetch.py --test-local $(ARGS)
+
+test: lint types
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(if $(TORCH_INDEX),$(PIP) install torch --constraint constraints.txt --index-url $(TORCH_INDEX))
+	$(PIP) install --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/pyright
+
+unit: setup
+	$(BIN)/python -m pytest -n 2 tests/unit
+
+bench: setup
+	$(BIN)/python benchmarks/main_job.py
+
+clean:
+	rm -rf $(VENV) build *.egg-info
