@@ -99,11 +99,7 @@ def parent(uri: str) -> ParentRun:
 
 
 def _callback(
-    folder: Path,
-    uri: str,
-    parent: ParentRun,
-    tuned: tuple[str, ...] = ("lr",),
-    cancelled: Callable[[], bool] = lambda: False,
+    folder: Path, uri: str, parent: ParentRun, tuned: tuple[str, ...] = ("lr",), **more: Any
 ) -> SweepTrackingCallback:
     return SweepTrackingCallback(
         target=Target(
