@@ -9,6 +9,7 @@ if __name__ == "__main__":
 
     raise SystemExit(sweep_main())
 
+import secrets
 import time
 
 from prefect import flow
@@ -32,6 +33,8 @@ def sweep(**parameters: object) -> SweepResult:
     """Runs one sweep from its parent run to a verified checkpoint on this machine."""
     began = time.monotonic()
     config = SweepConfig.from_flow_parameters(parameters)
+    if config.seed is None:  # what was drawn must be on record
+        config = config.model_copy(update={"seed": secrets.randbelow(2**31)})
     with adopt(config) as process:
         opened = open_parent_run(config, process.sweep_id)
         try:

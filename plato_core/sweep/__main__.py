@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from plato_core.config import SweepConfig
 from plato_core.errors import PlatoError
 from plato_core.sweep import channel
+from plato_core.sweep.environment import prepare_environment
 from plato_core.sweep.events import Failed, Phase, SweepEnded, TrackingState
 from plato_core.sweep.protocol import Prepare
 
@@ -59,10 +60,8 @@ def main() -> int:
 def _run(prepare: Prepare) -> int:
     config = SweepConfig.from_flow_parameters(prepare.config)
     channel.emit(Phase(text="loading Ray"))
-    from plato_core.sweep import cluster
-
-    cluster.prepare_environment(local=config.ray_address is None)
-    from plato_core.sweep import runner
+    prepare_environment(local=config.ray_address is None)
+    from plato_core.sweep import cluster, runner
     from plato_core.sweep.stopping import STATE
 
     channel.emit(Phase(text="starting Ray"))

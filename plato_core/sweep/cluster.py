@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -16,34 +17,6 @@ from plato_core.sweep.packing import Packing, pack
 
 # Policies and metrics travel through it, not data sets; Ray's default is 30 % of the machine's memory.
 OBJECT_STORE_BYTES = 256 * 2**20
-
-# Read by Ray when it is imported or started, so set before either.
-ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_TQDM_PATCH_PRINT": "0",  # Ray would replace builtins.print
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # an environment may read files relative to where the sweep was started
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # ours are named one by one; TensorBoard's costs time at each result
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the parent process decides what Ctrl-C means
-    "OMP_NUM_THREADS": "1",
-}
-
-# For a Ray of this machine only: its servers listen on 127.0.0.1 and nowhere else. (Ray's own switch for systems
-# whose firewall asks about every port; `_node_ip_address="127.0.0.1"` is turned into the machine's address.)
-LOCAL_ENVIRONMENT = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-
-
-def prepare_environment(*, local: bool) -> None:
-    """Sets what Ray reads at import and start, except what the user has set.
-
-    Call it before anything imports Ray.
-
-    Args:
-        local: Whether the sweep runs on a Ray of this machine.
-    """
-    for name, value in (ENVIRONMENT | (LOCAL_ENVIRONMENT if local else {})).items():
-        os.environ.setdefault(name, value)
-
 
 def connect(config: SweepConfig, temp_dir: Path) -> None:
     """Starts a Ray of this machine, or connects to the cluster that the config names.
@@ -69,7 +42,7 @@ def connect(config: SweepConfig, temp_dir: Path) -> None:
     ray.init(
         address="local",
         num_cpus=config.num_cpus or available_cpus(),
-        num_gpus=config.num_gpus,  # type: ignore[arg-type]  # a whole number by the config's own check
+        num_gpus=None if config.num_gpus is None else math.ceil(config.num_gpus),
         include_dashboard=False,
         object_store_memory=OBJECT_STORE_BYTES,
         _temp_dir=str(temp_dir),

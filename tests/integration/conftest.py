@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from plato_core.sweep.cluster import prepare_environment
+from plato_core.sweep.environment import prepare_environment
 
 prepare_environment(local=True)
 

@@ -1,15 +1,16 @@
 """Small sweeps through the runner, and what they leave on disk."""
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.tune.experiment import Trial
 from trials import TINY
 
 from plato_core.config import SweepConfig
+from plato_core.manifest import Manifest, read_manifest
 from plato_core.sweep import channel, lineage, runner
 from plato_core.sweep.packing import Packing
 from plato_core.sweep.protocol import Go
@@ -29,15 +30,48 @@ SMALL: dict[str, Any] = {
 
 @dataclass
 class Swept:
-    """What a sweep left: each trial's results in order, and the lineage."""
+    """What a sweep told its callbacks, and what it left.
+
+    Attributes:
+        fitted: What the runner returned.
+        results: Each trial's results in order, the trials in the order of the population.
+        starts: How often each trial was started.
+        checkpoints: Each trial's checkpoints in order: own iteration, score, hyperparameters.
+        exploits: The lineage.
+        folder: The sweep's folder.
+    """
 
     fitted: runner.Fitted
     results: dict[str, list[dict[str, Any]]]
+    starts: dict[str, int]
+    checkpoints: dict[str, list[Manifest]]
     exploits: list[lineage.Exploit]
     folder: Path
 
     def at(self, trial: str, iteration: int) -> dict[str, Any]:
         return self.results[trial][iteration - 1]
+
+
+class Listening(tune.Callback):
+    """Stands where the tracking callback does, and keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.results: dict[str, list[dict[str, Any]]] = {}
+        self.starts: dict[str, int] = {}
+        self.checkpoints: dict[str, list[Manifest]] = {}
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self.starts[trial.trial_id] = self.starts.get(trial.trial_id, 0) + 1
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        self.results.setdefault(trial.trial_id, []).append(dict(result))
+
+    def on_checkpoint(
+        self, iteration: int, trials: list[Trial], trial: Trial, checkpoint: tune.Checkpoint, **info: Any
+    ) -> None:
+        self.checkpoints.setdefault(trial.trial_id, []).append(read_manifest(Path(checkpoint.path)))
 
 
 def packed(population: int, resident: int | None = None) -> Packing:
@@ -66,15 +100,23 @@ def sweep(
     configs = runner.trial_configs(config, "sweep-1", packing)
     for trial, values in zip(configs, each or [], strict=False):
         trial["hyperparameters"] |= values
-    fitted = runner.fit(config, configs=configs, packing=packing, sweep_dir=folder, tracking=tune.Callback())
-    results = {}
-    for path in sorted((folder / runner.TUNE_FOLDER).glob("*/result.json")):
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
-        results[lines[0]["trial_id"]] = lines
-    return Swept(fitted, results, lineage.read(folder / lineage.LINEAGE_NAME), folder)
+    listening = Listening()
+    fitted = runner.fit(config, configs=configs, packing=packing, sweep_dir=folder, tracking=listening)
+    return Swept(
+        fitted,
+        dict(sorted(listening.results.items())),
+        listening.starts,
+        listening.checkpoints,
+        lineage.read(folder / lineage.LINEAGE_NAME),
+        folder,
+    )
 
 
-def returns(results: list[dict[str, Any]]) -> list[float]:
-    """The returns that are known."""
-    values = [result["episode_reward_mean"] for result in results]
-    return [value for value in values if value is not None and math.isfinite(value)]
+def on_disk(swept: Swept, trial: str) -> list[dict[str, Any]]:
+    """The trial's `result.json`."""
+    path = next((swept.folder / runner.TUNE_FOLDER).glob(f"*{trial}")) / "result.json"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def iterations(results: list[dict[str, Any]]) -> list[int]:
+    return [result["training_iteration"] for result in results]
