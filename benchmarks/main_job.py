@@ -31,7 +31,9 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 STOCK_SLOTS = 2
 STOCK_BATCH = 2048
-NUMBERS = ("wall_s", "fit_s", "training_slot_s", "efficiency", "iterations", "env_steps", "best_return")
+NUMBERS = (
+    "wall_s", "fit_s", "training_slot_s", "efficiency", "iterations", "env_steps", "steps_per_s", "best_return",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Measured:
         efficiency: `training_slot_s` over `slots` x `fit_s`.
         iterations: Training iterations of all trials.
         env_steps: Environment steps of all trials; the stock's are its iterations times its batch.
+        steps_per_s: `env_steps` over `fit_s`.
         best_return: The winner's mean return.
         checkpoint_in_mlflow: Whether the winner's run in MLflow holds a checkpoint.
     """
@@ -59,6 +62,7 @@ class Measured:
     efficiency: float
     iterations: int
     env_steps: int
+    steps_per_s: float
     best_return: float
     checkpoint_in_mlflow: bool
 
@@ -109,6 +113,7 @@ def run_stock(folder: Path, options: argparse.Namespace, label: str, memory: Mem
         efficiency=told["trained_slot_s"] / (STOCK_SLOTS * told["fit_s"]),
         iterations=told["iterations"],
         env_steps=told["iterations"] * STOCK_BATCH,
+        steps_per_s=told["iterations"] * STOCK_BATCH / told["fit_s"],
         best_return=told["best"],
         checkpoint_in_mlflow=told["checkpoint_in_mlflow"],
     )
@@ -120,6 +125,7 @@ def run_ours(folder: Path, options: argparse.Namespace, label: str, memory: Memo
     sample = memory.sample if memory is not None else None
     wall_s, told = run_command(command, folder, {"PREFECT_HOME": str(folder / "prefect")}, label, sample)
     trained, has_checkpoint = read_store(told["tracking_uri"], told["parent_run_id"], told["top_run_id"])
+    env_steps = int(sum(metrics["num_env_steps_sampled"] for metrics in trained))
     return Measured(
         side="ours",
         wall_s=wall_s,
@@ -128,7 +134,8 @@ def run_ours(folder: Path, options: argparse.Namespace, label: str, memory: Memo
         slots=told["slots"],
         efficiency=told["training_slot_s"] / (told["slots"] * told["fit_s"]),
         iterations=int(sum(metrics["training_iteration"] for metrics in trained)),
-        env_steps=int(sum(metrics["num_env_steps_sampled"] for metrics in trained)),
+        env_steps=env_steps,
+        steps_per_s=env_steps / told["fit_s"],
         best_return=told["rank_value"],
         checkpoint_in_mlflow=has_checkpoint,
     )
@@ -188,12 +195,13 @@ def table(medians: Mapping[str, Measured]) -> str:
         "efficiency": "sweep efficiency",
         "iterations": "iterations",
         "env_steps": "environment steps",
+        "steps_per_s": "steps per fit second",
         "best_return": "best mean return",
     }
     ratio = ratios(medians)
     lines = [f"{'':26}" + "".join(f"{side:>12}" for side in medians) + f"{'ours/stock':>12}" * bool(ratio)]
     for name, title in titles.items():
-        digits = 2 if name == "efficiency" else 0 if name in ("iterations", "env_steps") else 1
+        digits = 2 if name == "efficiency" else 0 if name in ("iterations", "env_steps", "steps_per_s") else 1
         cells = "".join(f"{getattr(measured, name):>12.{digits}f}" for measured in medians.values())
         both = "" if not ratio else f"{ratio[name]:>12.2f}" if ratio[name] is not None else f"{'-':>12}"
         lines.append(f"{title:26}{cells}{both}")
@@ -249,8 +257,9 @@ def differences(options: argparse.Namespace) -> list[str]:
         "ours: a fresh PREFECT_HOME each time, so Prefect makes its database anew; the stock sweep has no Prefect",
         "ours: fit time counts from the moment at which trials may train; Ray and the trials' processes load while "
         "Prefect and MLflow start. The stock's counts from Tuner.fit on. The wall time has it all, on both sides",
-        "efficiency: training seconds x CPUs allotted, over slots x fit seconds. Ours keeps all trials resident on "
-        "shared CPUs, so a trial's seconds include its waits for the others; environment steps show the work done",
+        "efficiency: training seconds x CPUs allotted, over slots x fit seconds. It says how much of the time trials "
+        "were training, not how busy the CPUs were: ours keeps all trials resident on shared CPUs, and a trial's "
+        "seconds include its waits for the others. Steps per fit second show the work done",
         "stock: an exploited trial goes on from its donor's iteration and training time, and both are summed up so; "
         "its environment steps are iterations x 2048",
     ]

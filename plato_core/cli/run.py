@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import os
+import shlex
 import signal
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
 from plato_core.config import SweepConfig
-from plato_core.errors import SweepStopped
+from plato_core.errors import SweepStopped, TrackingError
 
 # Read by Prefect when it is imported; what the user has set stays.
 PREFECT_ENVIRONMENT = {
@@ -18,8 +23,8 @@ PREFECT_ENVIRONMENT = {
     "DO_NOT_TRACK": "1",
     # A temporary server on a new database took 16 s on 2 cores; Prefect gives up after 20.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "60",
-    # The flow's log goes to Prefect's UI; the terminal has the live table.
-    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "ERROR",
+    # The flow's log goes to Prefect's UI; the terminal has the live table, and at the end the error itself.
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
 }
 
@@ -39,19 +44,35 @@ def run_sweep(config: SweepConfig, as_json: bool) -> int:
     signal.signal(signal.SIGTERM, _on_sigterm)
     from plato_core.sweep import process
 
-    process.prepare(config)  # Ray loads in its own process while Prefect is imported and started below
+    at_exit = contextlib.ExitStack()
+    atexit.register(at_exit.close)  # before Prefect's own, so after them: they tell the server the last of it
+    prepared = process.prepare(config)  # Ray loads in its own process while Prefect is imported and started below
+    store = threading.Thread(target=_open_store, args=(config.store_uri,), name="store", daemon=True)
+    store.start()
     try:
-        for name, value in PREFECT_ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
         from plato_core.report.sinks import terminal
         from plato_core.report.summary import final_lines
 
         stream = sys.stderr if as_json else sys.stdout
         print(_opening(config), file=stream, flush=True)
-        from flows.sweep_and_fetch import sweep
+        for name, value in PREFECT_ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        with _prefect(prepared.sweep_dir / "prefect.log", at_exit):
+            from flows.sweep_and_fetch import sweep
 
+            store.join()
         with terminal(stream) as followed:
             result = sweep(**config.flow_parameters())
+    except (KeyboardInterrupt, SweepStopped) as error:
+        process.discard()
+        how, number = (
+            (str(error), error.signal_number)
+            if isinstance(error, SweepStopped)
+            else ("stopped by Ctrl-C", signal.SIGINT)
+        )
+        raise SweepStopped(f"{how}; {_what_is_left(prepared.sweep_dir)}", number) from None
+    except TrackingError as error:
+        raise TrackingError(f"{error}; {_what_is_left(prepared.sweep_dir)}") from error
     finally:
         process.discard()
     result = result.model_copy(update={"wall_s": round(time.monotonic() - began, 3)})
@@ -69,6 +90,46 @@ def run_sweep(config: SweepConfig, as_json: bool) -> int:
     if as_json:
         print(result.model_dump_json(), flush=True)
     return 0
+
+
+def _open_store(uri: str) -> None:
+    """Imports MLflow and makes its first request, which for a new SQLite file creates the tables (seconds)."""
+    from plato_core.tracking.client import make_client, tracking_errors
+
+    with contextlib.suppress(TrackingError):  # the flow's first task meets it again, and says so
+        client = make_client(uri)
+        with tracking_errors(uri):
+            client.search_experiments(max_results=1)
+
+
+@contextlib.contextmanager
+def _prefect(log: Path, at_exit: contextlib.ExitStack) -> Iterator[None]:
+    """Has Prefect use the server that the user named, else one of this process, which starts meanwhile."""
+    from prefect.context import refresh_global_settings_context
+    from prefect.settings import get_current_settings
+
+    settings = get_current_settings()
+    if settings.api.url is not None or not settings.server.ephemeral.enabled:
+        yield
+        return
+    from plato_core.prefect_server import TemporaryServer
+
+    server = at_exit.enter_context(TemporaryServer(log))
+    os.environ["PREFECT_API_URL"] = server.api_url
+    refresh_global_settings_context()
+    yield
+    server.wait(settings.server.ephemeral.startup_timeout_seconds)
+
+
+def _what_is_left(sweep_dir: Path) -> str:
+    """What a sweep that did not come to its end leaves, and what can be done with it."""
+    if not sweep_dir.exists():
+        return "no trial had begun"
+    shown = sweep_dir.relative_to(Path.cwd()) if sweep_dir.is_relative_to(Path.cwd()) else sweep_dir
+    left = f"the trials' last checkpoints are in {shown}"
+    if (sweep_dir / "tracking").exists():
+        left += f", and what is not in the tracking store yet is sent by: plato flush {shlex.quote(str(shown))}"
+    return left
 
 
 def _opening(config: SweepConfig) -> str:

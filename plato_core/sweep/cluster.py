@@ -18,6 +18,7 @@ from plato_core.sweep.packing import Packing, pack
 # Policies and metrics travel through it, not data sets; Ray's default is 30 % of the machine's memory.
 OBJECT_STORE_BYTES = 256 * 2**20
 
+
 def connect(config: SweepConfig, temp_dir: Path) -> None:
     """Starts a Ray of this machine, or connects to the cluster that the config names.
 

@@ -130,8 +130,7 @@ class SweepProcess:
             What the sweep told meanwhile.
         """
         told: list[Event] = []
-        with contextlib.suppress(ProcessLookupError):
-            self._child.send_signal(signal.SIGTERM)
+        self._hang_up()
         deadline = time.monotonic() + STOP_S
         while time.monotonic() < deadline:
             try:
@@ -145,9 +144,7 @@ class SweepProcess:
 
     def close(self) -> None:
         """Ends what is left of the sweep's processes and removes Ray's session folder."""
-        with contextlib.suppress(OSError):
-            if self._child.stdin is not None:
-                self._child.stdin.close()  # for a sweep that has not begun, this is its end
+        self._hang_up()
         if self._child.poll() is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._child.wait(timeout=5.0 if self._begun else 0.5)
@@ -156,6 +153,12 @@ class SweepProcess:
         shutil.rmtree(self._ray_temp_dir, ignore_errors=True)
         if not self._begun:
             shutil.rmtree(self.sweep_dir, ignore_errors=True)  # nothing was run, nothing is kept
+
+    def _hang_up(self) -> None:
+        """Closes the child's standard input, which is SIGTERM to it; a signal would leave its listener waiting."""
+        with contextlib.suppress(OSError):
+            if self._child.stdin is not None:
+                self._child.stdin.close()
 
     def _tell(self, message: Prepare | Go) -> None:
         assert self._child.stdin is not None

@@ -149,7 +149,7 @@ def fit(
                 checkpoint_score_order=config.mode,
                 checkpoint_at_end=True,
             ),
-            callbacks=[gate, JsonLoggerCallback(), CSVLoggerCallback(), observer, tracking, finish],
+            callbacks=[gate, _JsonLogger(), _CSVLogger(), observer, tracking, finish],
             verbose=0,
         ),
     )
@@ -162,6 +162,25 @@ def fit(
     fit_s = ended - gate.opened_at
     seconds = sum(float((result.metrics or {}).get("time_total_s", 0.0)) for result in results)
     return Fitted(fit_s=fit_s, training_slot_s=seconds * packing.cpus_per_trial, trials=len(configs))
+
+
+class _Continuing:
+    """For a file logger whose trial is paused and goes on: the file here is newer than the one in storage.
+
+    Ray copies the latter over the former at every start, and so loses the lines since its last upload.
+    """
+
+    def _restore_from_remote(self, file_name: str, trial: Trial) -> None:
+        if not Path(trial.local_path or "", file_name).exists():
+            super()._restore_from_remote(file_name, trial)  # type: ignore[misc]
+
+
+class _JsonLogger(_Continuing, JsonLoggerCallback):
+    pass
+
+
+class _CSVLogger(_Continuing, CSVLoggerCallback):
+    pass
 
 
 class _Finish(tune.Callback):

@@ -5,6 +5,7 @@ Population Based Training of Neural Networks, Jaderberg et al. 2017, https://arx
 
 from __future__ import annotations
 
+import math
 import random
 import shutil
 import time
@@ -168,6 +169,33 @@ class ResidentPBT(PopulationBasedTraining):
         )
 
 
+class PatientMedian(MedianStoppingRule):
+    """Ray's median rule, without what it does wrong here.
+
+    A return that was once unknown (NaN) made a trial's best NaN and so stopped it, even the best of all; and while
+    others wait for their first result it pauses a trial, which costs a resident one its process.
+    """
+
+    def __init__(self, *, metric: str, resident: bool, **settings: Any) -> None:
+        super().__init__(metric=metric, **settings)
+        self._score_name = metric
+        self._resident = resident
+
+    def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
+        """Judges a result whose metric is known."""
+        if not math.isfinite(result.get(self._score_name, math.nan)):
+            return TrialScheduler.CONTINUE
+        decision = super().on_trial_result(tune_controller, trial, result)
+        if self._resident and decision == TrialScheduler.PAUSE:
+            return TrialScheduler.CONTINUE
+        return decision
+
+    def on_trial_complete(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> None:
+        """Counts a finished trial whose last metric is known."""
+        if math.isfinite(result.get(self._score_name, math.nan)):
+            super().on_trial_complete(tune_controller, trial, result)
+
+
 def build_scheduler(config: SweepConfig, *, resident: bool, lineage_path: Path) -> TrialScheduler:
     """Returns the Tune scheduler that the config asks for."""
     metric = config.scheduler_metric_name
@@ -193,4 +221,4 @@ def build_scheduler(config: SweepConfig, *, resident: bool, lineage_path: Path) 
         return ASHAScheduler(
             time_attr=time_attr, metric=metric, mode=config.mode, max_t=max(max_t, grace), grace_period=grace
         )
-    return MedianStoppingRule(time_attr=time_attr, metric=metric, mode=config.mode, grace_period=grace)
+    return PatientMedian(time_attr=time_attr, metric=metric, mode=config.mode, grace_period=grace, resident=resident)

@@ -62,7 +62,12 @@ def build_algorithm(config: AlgorithmConfig, threads: int) -> Algorithm:
     random.seed(config.seed)
     np.random.seed(config.seed)
     torch.manual_seed(config.seed)
-    return config.build_algo()
+    algorithm = config.build_algo()
+    # RLlib gives its replay buffers a generator that no seed reaches.
+    replay_buffer = getattr(algorithm, "local_replay_buffer", None)
+    if replay_buffer is not None:
+        replay_buffer.rng = np.random.default_rng(config.seed)
+    return algorithm
 
 
 def epochs_counted(config: AlgorithmConfig) -> int | None:

@@ -29,7 +29,12 @@ HP_PREFIX = "hp/"
 MAX_METRIC_NAMES = 50
 MAX_TUNED_VALUES = MAX_METRIC_NAMES - len(CONTRACT_METRICS) - len(LEARNER_METRICS)
 
-_LEARNER_SOURCES = {"kl": "mean_kl_loss"}
+# First the name that all but IMPALA use; IMPALA's own `vf_loss` is a sum.
+_LEARNER_SOURCES: dict[str, tuple[str, ...]] = {
+    "kl": ("mean_kl_loss",),
+    "policy_loss": ("policy_loss", "mean_pi_loss"),
+    "vf_loss": ("mean_vf_loss", "vf_loss"),
+}
 
 
 @dataclass(frozen=True)
@@ -244,7 +249,8 @@ def _learner_metrics(result: Mapping[str, Any]) -> dict[str, float]:
     modules = [v for k, v in learners.items() if k != "__all_modules__" and isinstance(v, Mapping)]
     metrics: dict[str, float] = {}
     for name in LEARNER_METRICS:
-        values = [_number(m.get(_LEARNER_SOURCES.get(name, name))) for m in modules]
+        sources = _LEARNER_SOURCES.get(name, (name,))
+        values = [_number(next((m[s] for s in sources if s in m), None)) for m in modules]
         known = [value for value in values if math.isfinite(value)]
         if known:
             metrics[name] = sum(known) / len(known)

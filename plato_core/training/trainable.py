@@ -170,9 +170,13 @@ class AlgorithmTrainable(tune.Trainable):
             self.config = config
             self.reset_config(config)
             self.restore(checkpoint_dir)
-            # A checkpoint saved before the next result must not claim the old policy's metrics.
+            # A checkpoint saved before the next result must not claim the old policy's score; Tune ranks NaN last.
             own = self._counters
-            self._last_result = {TRAINING_ITERATION: own.iteration, TIME_TOTAL_S: own.time_total_s}
+            self._last_result = {
+                TRAINING_ITERATION: own.iteration,
+                TIME_TOTAL_S: own.time_total_s,
+                self._spec.metric: math.nan,
+            }
         except Exception as error:
             self._exploit_error = error
 

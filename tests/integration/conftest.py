@@ -1,5 +1,6 @@
 """What the tests of training share: one small Ray, and trials driven in this process without Tune."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def small_ray() -> Iterator[None]:
         num_cpus=2,
         include_dashboard=False,
         log_to_driver=False,
-        logging_level="ERROR",
+        logging_level=logging.ERROR,
         object_store_memory=128 * 2**20,
         # Trials' processes import the environments of `odd_envs` from this folder.
         runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}},

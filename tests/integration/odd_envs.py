@@ -35,4 +35,4 @@ class Late(gymnasium.Env[np.ndarray, np.int64]):
         return self.np_random.uniform(-1.0, 1.0, 2).astype(np.float32)
 
 
-gymnasium.register("Late-v0", entry_point=Late, disable_env_checker=True)
+gymnasium.register("Late-v0", entry_point=f"{__name__}:Late", disable_env_checker=True)

@@ -1,6 +1,7 @@
 """The same seed gives the same trials until their first exploit; another seed gives others."""
 
 import json
+import logging
 import subprocess
 import sys
 from typing import Any
@@ -89,6 +90,6 @@ if __name__ == "__main__":
     prepare_environment(local=True)
     import ray
 
-    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     print(json.dumps(_iterations(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))))
     ray.shutdown()

@@ -17,7 +17,7 @@ from plato_core.training.spec import TrialSpec, exploited_config
 from plato_core.training.trainable import AlgorithmTrainable
 
 TINY = {"fcnet_hiddens": [16]}
-PPO = {
+PPO: dict[str, Any] = {
     "lr": 1e-3,
     "clip_param": 0.2,
     "lambda": 0.9,
@@ -28,7 +28,7 @@ PPO = {
     "num_envs_per_env_runner": 2,
     "model_config": TINY,
 }
-DQN = {
+DQN: dict[str, Any] = {
     "lr": 1e-3,
     "train_batch_size": 32,
     "num_steps_sampled_before_learning_starts": 50,

@@ -212,9 +212,7 @@ def test_last_iteration_counts_however_many_episodes_it_had() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 40), st.floats(-500, 500)), max_size=12), st.integers(1, 60))
-def test_return_is_the_mean_over_at_least_the_last_episodes(
-    iterations: list[tuple[int, float]], size: int
-) -> None:
+def test_return_is_the_mean_over_at_least_the_last_episodes(iterations: list[tuple[int, float]], size: int) -> None:
     recent = RecentEpisodes(size)
     for count, mean in iterations:
         recent.add(_ended(count, mean))

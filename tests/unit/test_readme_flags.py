@@ -1,0 +1,72 @@
+"""README's table of flags and the command's own help say the same; no document names a flag that does not exist."""
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+from flows.get_mlflow_artifacts import fetch
+from plato_core.cli import sweep_main
+from plato_core.cli.sweep import GROUPS
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+# Of other people's commands, and of every command.
+FOREIGN = {"--help", "--version", "--backend-store-uri"}
+
+
+def flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+SWEEP_FLAGS = {flag(name) for names in GROUPS.values() for name in names}
+
+
+def table() -> list[tuple[str, str, str]]:
+    """The rows of README's table of flags: group, flag, default."""
+    section = (ROOT / "README.md").read_text().partition("\n## Flags\n")[2].partition("\n## ")[0]
+    rows, group = [], ""
+    for line in section.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) != 3:
+            continue
+        if title := re.fullmatch(r"\*\*(.+)\*\*", cells[0]):
+            group = title[1]
+        elif name := re.fullmatch(r"`(--[a-z-]+)`", cells[0]):
+            rows.append((group, name[1], cells[2]))
+    return rows
+
+
+def test_the_table_has_every_flag_in_the_groups_and_order_of_the_help() -> None:
+    expected = [(group, flag(name)) for group, names in GROUPS.items() for name in names]
+    assert [(group, name) for group, name, _ in table()] == expected
+
+
+def test_the_table_has_the_defaults_that_the_help_shows(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    assert sweep_main(["--help"]) == 0
+    shown = {}
+    for line in capsys.readouterr().out.splitlines():
+        if name := re.match(r"\W*(--[a-z-]+)", line):
+            default = re.search(r"\[default: (.*?)\]", line)
+            shown[name[1]] = default[1] if default else ""
+    assert {name: default for _, name, default in table()} == {name: shown[name] for name in SWEEP_FLAGS}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_flag_that_a_document_names_exists(document: Path) -> None:
+    fetch_flags = {flag(name) for name in inspect.signature(fetch).parameters}
+    benchmark_flags = set(re.findall(r'"(--[a-z-]+)"', (ROOT / "benchmarks" / "main_job.py").read_text()))
+    named = set(FLAG.findall(document.read_text()))
+    assert named - SWEEP_FLAGS - fetch_flags - benchmark_flags - FOREIGN == set()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_file_that_a_document_links_to_exists(document: Path) -> None:
+    links = re.findall(r"(?<!!)\[[^\]]+\]\(([^)#\s]+)", document.read_text())  # pictures are made, not written
+    local = [link for link in links if "://" not in link]
+    assert [link for link in local if not (document.parent / link).exists()] == []
