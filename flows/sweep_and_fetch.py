@@ -11,11 +11,12 @@ if __name__ == "__main__":
 
 import secrets
 import time
+from contextlib import suppress
 
 from prefect import flow
 
 from plato_core.config import SweepConfig
-from plato_core.errors import SweepStopped
+from plato_core.errors import SweepStopped, TrackingError
 from plato_core.flow_signature import with_fields_as_parameters
 from plato_core.result import SweepResult
 from plato_core.sweep.events import SweepEnded
@@ -41,10 +42,12 @@ def sweep(**parameters: object) -> SweepResult:
             result = _sweep(config, process, opened, began)
         except Exception as error:
             status = "KILLED" if isinstance(error, SweepStopped) else "FAILED"
-            close_parent_run(config, process, opened, status, tags={"plato.error": str(error)[:500]})
+            with suppress(TrackingError):  # what went wrong first is what there is to say
+                close_parent_run(config, process, opened, status, tags={"plato.error": str(error)[:500]})
             raise
         except BaseException:  # Ctrl-C, SIGTERM, and Prefect's word that the run is cancelled
-            close_parent_run(config, process, opened, "KILLED")
+            with suppress(TrackingError):
+                close_parent_run(config, process, opened, "KILLED")
             raise
     return result
 

@@ -10,9 +10,16 @@ from plato_core.selection import Selection
 from plato_core.tracking import client as tracking_client
 from plato_core.tracking.transfer import DownloadedCheckpoint
 from plato_core.tracking.transfer import download_checkpoint as download
+from tasks.retries import DELAY_S, store_may_come_back
 
 
-@task(name="download the checkpoint", retries=2, retry_delay_seconds=5, cache_policy=NO_CACHE)
+@task(
+    name="download the checkpoint",
+    retries=2,
+    retry_delay_seconds=DELAY_S,
+    retry_condition_fn=store_may_come_back,
+    cache_policy=NO_CACHE,
+)
 def download_checkpoint(config: SweepConfig, selection: Selection) -> DownloadedCheckpoint:
     """Downloads the selected checkpoint to `<local path>/<run id>/checkpoint_NNNNNN` and checks every file.
 

@@ -14,11 +14,18 @@ from plato_core.config import SweepConfig
 from plato_core.sweep.lineage import LINEAGE_NAME
 from plato_core.sweep.process import SweepProcess
 from plato_core.tracking import parent
+from tasks.retries import DELAY_S, store_may_come_back
 
 VERSIONED = ("plato-sweeps", "ray", "mlflow", "prefect", "torch", "gymnasium", "numpy")
 
 
-@task(name="open the parent run", retries=2, retry_delay_seconds=5, cache_policy=NO_CACHE)
+@task(
+    name="open the parent run",
+    retries=2,
+    retry_delay_seconds=DELAY_S,
+    retry_condition_fn=store_may_come_back,
+    cache_policy=NO_CACHE,
+)
 def open_parent_run(config: SweepConfig, sweep_id: str) -> parent.ParentRun:
     """Creates the run that the trials' runs are children of; it records the resolved config and where it ran.
 

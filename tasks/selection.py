@@ -10,9 +10,16 @@ from plato_core.selection import Selection, choose
 from plato_core.tracking import client as tracking_client
 from plato_core.tracking import queries
 from plato_core.tracking.parent import ParentRun
+from tasks.retries import DELAY_S, store_may_come_back
 
 
-@task(name="select the top run", retries=2, retry_delay_seconds=5, cache_policy=NO_CACHE)
+@task(
+    name="select the top run",
+    retries=2,
+    retry_delay_seconds=DELAY_S,
+    retry_condition_fn=store_may_come_back,
+    cache_policy=NO_CACHE,
+)
 def select_top_run(config: SweepConfig, opened: ParentRun) -> Selection:
     """Selects the best finished child of the parent run by the rank metric, and its best complete checkpoint.
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from plato_core.report.facts import END_STATES, RETURN_METRIC, Best, SweepFacts, TrialRow
 from plato_core.report.notable import BestSoFar, end_line, exploit_line, largest, tracking_line
-from plato_core.report.text import duration, measure, number, plain
+from plato_core.report.text import counted, duration, measure, number, plain
 from plato_core.sweep.events import (
     Event,
     Exploited,
@@ -126,7 +126,7 @@ class SweepProgress:
         furthest = max((row.iteration for row in rows), default=0)
         if self.facts.max_iterations:
             return f"{furthest}/{self.facts.max_iterations} iterations"
-        return f"{furthest} iteration{'s' if furthest != 1 else ''}"
+        return counted(furthest, "iteration")
 
     def _bests(self) -> list[str]:
         parts, plain_return = [], self.facts.metric == RETURN_METRIC

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit, urlunsplit
 
-from plato_core.report.text import duration, hide_passwords, measure, plain
+from plato_core.report.text import counted, duration, hide_passwords, measure, plain
 from plato_core.sweep.events import TrackingState
 
 _UI = "http://127.0.0.1:5000"
@@ -63,12 +63,11 @@ def final_lines(
     name = f"{winner_name}, run {result.top_run_id}" if winner_name else f"run {result.top_run_id}"
     metric = result.rank_metric.removeprefix("metrics.")
     folder = _below(Path(result.checkpoint_path), cwd)
-    cpus = f"{result.slots:g} CPU{'' if result.slots == 1 else 's'}"
     lines = [
         f"winner      {name}: {metric} {measure(result.rank_value)}",
         f"checkpoint  {folder} (iteration {result.checkpoint_iteration}, verified)",
-        f"sweep       {result.trials} trial{'' if result.trials == 1 else 's'} in {duration(result.wall_s)}, "
-        f"efficiency {result.sweep_efficiency:.2f} on {cpus}",
+        f"sweep       {counted(result.trials, 'trial')} in {duration(result.wall_s)}, "
+        f"efficiency {result.sweep_efficiency:.2f} on {counted(int(result.slots), 'CPU')}",
     ]
     if spool is not None:
         waiting = f"{tracking.pending} entries wait" if tracking and tracking.pending else "some entries wait"

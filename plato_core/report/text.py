@@ -28,6 +28,11 @@ def number(value: object) -> str:
     return str(value)
 
 
+def counted(number_of: int, noun: str) -> str:
+    """Return a number of things: `1 trial`, `4 trials`."""
+    return f"{number_of} {noun}{'' if number_of == 1 else 's'}"
+
+
 def measure(value: float | None) -> str:
     """Return a return or a metric with one decimal where it is large: `312.4`, `-1.25`, `0.0123`."""
     if value is None:

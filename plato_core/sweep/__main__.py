@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from plato_core.config import SweepConfig
 from plato_core.errors import PlatoError
+from plato_core.report.text import counted
 from plato_core.sweep import channel
 from plato_core.sweep.environment import prepare_environment
 from plato_core.sweep.events import Failed, Phase, SweepEnded, TrackingState
@@ -69,7 +70,7 @@ def _run(prepare: Prepare) -> int:
     signal.signal(signal.SIGTERM, _on_sigterm)  # Ray has just taken it
     packing = cluster.plan(config)
     configs = runner.trial_configs(config, prepare.sweep_id, packing)
-    channel.emit(Phase(text=f"starting {packing.resident} trials on {packing.slots} CPUs"))
+    channel.emit(Phase(text=f"starting {counted(packing.resident, 'trial')} on {counted(packing.slots, 'CPU')}"))
     sweep_dir = Path(prepare.sweep_dir)
     tracking = runner.tracking_callback(config, sweep_id=prepare.sweep_id, sweep_dir=sweep_dir)
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 
 from plato_core.sweep.events import Event, encode
@@ -48,7 +47,7 @@ def emit(event: Event) -> None:
 
 def read_prepare() -> Prepare | None:
     """Waits for the parent's first line; None if it closed the pipe instead."""
-    line = sys.stdin.buffer.readline()
+    line = _read_line()
     return Prepare.model_validate_json(line) if line.strip() else None
 
 
@@ -59,13 +58,21 @@ def listen() -> None:
 
 def _listen() -> None:
     global _go
-    line = sys.stdin.buffer.readline()
+    line = _read_line()
     if line.strip():
         _go = Go.model_validate_json(line)
         _go_came.set()
-        while sys.stdin.buffer.readline():
+        while _read_line():
             pass
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _read_line() -> bytes:
+    # Not sys.stdin: a thread that waits inside its buffer's lock is a fatal error when the interpreter ends.
+    line = b""
+    while not line.endswith(b"\n") and (byte := os.read(0, 1)):
+        line += byte
+    return line
 
 
 def wait_for_go() -> Go:
