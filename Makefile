@@ -29,7 +29,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 
 types: setup
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 unit: setup
 	$(BIN)/python -m pytest -n 2 tests/unit

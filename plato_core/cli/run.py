@@ -14,8 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
+import psutil
+
 from plato_core.config import SweepConfig
 from plato_core.errors import SweepStopped, TrackingError
+from plato_core.report.text import counted
 
 # Read by Prefect when it is imported; what the user has set stays.
 PREFECT_ENVIRONMENT = {
@@ -40,7 +43,6 @@ def run_sweep(config: SweepConfig, as_json: bool) -> int:
     Returns:
         The exit code.
     """
-    began = time.monotonic()
     signal.signal(signal.SIGTERM, _on_sigterm)
     from plato_core.sweep import process
 
@@ -75,7 +77,7 @@ def run_sweep(config: SweepConfig, as_json: bool) -> int:
         raise TrackingError(f"{error}; {_what_is_left(prepared.sweep_dir)}") from error
     finally:
         process.discard()
-    result = result.model_copy(update={"wall_s": round(time.monotonic() - began, 3)})
+    result = result.model_copy(update={"wall_s": round(time.time() - psutil.Process().create_time(), 3)})
     progress = followed.progress
     ended = progress.ended() if progress is not None else None
     lines = final_lines(
@@ -133,7 +135,7 @@ def _what_is_left(sweep_dir: Path) -> str:
 
 
 def _opening(config: SweepConfig) -> str:
-    population = f"{config.num_tune_samples} trial{'' if config.num_tune_samples == 1 else 's'}"
+    population = counted(config.num_tune_samples, "trial")
     return (
         f"sweep of {population}: {config.algorithm} on {config.env_name}, {config.scheduler}, seed {config.seed}; "
         "starting Ray and Prefect"
