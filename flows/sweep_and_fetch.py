@@ -11,19 +11,18 @@ if __name__ == "__main__":
 
 import secrets
 import time
-from contextlib import suppress
 
 from prefect import flow
 
 from plato_core.config import SweepConfig
-from plato_core.errors import SweepStopped, TrackingError
+from plato_core.errors import SweepStopped
 from plato_core.flow_signature import with_fields_as_parameters
 from plato_core.result import SweepResult
 from plato_core.sweep.events import SweepEnded
 from plato_core.sweep.process import SweepProcess, adopt
 from plato_core.tracking.parent import ParentRun
 from tasks.checkpoint import download_checkpoint
-from tasks.parent_run import close_parent_run, open_parent_run
+from tasks.parent_run import close_parent_run, end_parent_run, open_parent_run
 from tasks.selection import select_top_run
 from tasks.sweep import run_sweep
 
@@ -42,12 +41,10 @@ def sweep(**parameters: object) -> SweepResult:
             result = _sweep(config, process, opened, began)
         except Exception as error:
             status = "KILLED" if isinstance(error, SweepStopped) else "FAILED"
-            with suppress(TrackingError):  # what went wrong first is what there is to say
-                close_parent_run(config, process, opened, status, tags={"plato.error": str(error)[:500]})
+            end_parent_run(config, process, opened, status, tags={"plato.error": str(error)[:500]})
             raise
         except BaseException:  # Ctrl-C, SIGTERM, and Prefect's word that the run is cancelled
-            with suppress(TrackingError):
-                close_parent_run(config, process, opened, "KILLED")
+            end_parent_run(config, process, opened, "KILLED")
             raise
     return result
 

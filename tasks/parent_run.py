@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import platform
+import shutil
 import subprocess
+import time
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Literal
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from plato_core.config import SweepConfig
+from plato_core.errors import TrackingError
 from plato_core.sweep.lineage import LINEAGE_NAME
 from plato_core.sweep.process import SweepProcess
 from plato_core.tracking import parent
+from plato_core.tracking.spool import Spool, Target
 from tasks.retries import DELAY_S, store_may_come_back
 
 VERSIONED = ("plato-sweeps", "ray", "mlflow", "prefect", "torch", "gymnasium", "numpy")
+# In the spool, beside the trials' ids.
+PARENT_KEY = "parent"
 
 
 @task(
@@ -72,6 +80,57 @@ def close_parent_run(
         parent.close_parent(config.store_uri, opened.run_id, status, tags=tags, metrics=metrics)
 
 
+def end_parent_run(
+    config: SweepConfig,
+    process: SweepProcess,
+    opened: parent.ParentRun,
+    status: Literal["FAILED", "KILLED"],
+    *,
+    tags: dict[str, str] | None = None,
+) -> None:
+    """Ends the parent run of a sweep that failed; while the store is away, `plato flush` does so later.
+
+    Args:
+        config: The resolved config.
+        process: The sweep's process.
+        opened: The parent run.
+        status: How it ended.
+        tags: Last tags.
+    """
+    try:
+        close_parent_run(config, process, opened, status, tags=tags)
+    except TrackingError:
+        process.close()  # which sends from the spool as long as it lives
+        with suppress(TrackingError):  # what made the sweep fail is what there is to say
+            _leave_to_flush(config, process, opened, status, tags or {})
+
+
+def _leave_to_flush(
+    config: SweepConfig,
+    process: SweepProcess,
+    opened: parent.ParentRun,
+    status: Literal["FAILED", "KILLED"],
+    tags: dict[str, str],
+) -> None:
+    target = Target(
+        tracking_uri=config.store_uri,
+        experiment_id=opened.experiment_id,
+        parent_run_id=opened.run_id,
+        sweep_id=process.sweep_id,
+        keep_checkpoints=config.keep_checkpoints,
+        mode=config.mode,
+    )
+    spool = Spool.create(process.sweep_dir / "tracking", target)
+    spool.runs.record(PARENT_KEY).run_id = opened.run_id
+    spool.runs.save()
+    shutil.copyfile(process.sweep_dir / LINEAGE_NAME, held := spool.held(PARENT_KEY, LINEAGE_NAME))
+    spool.journal.append({"op": "tags", "key": PARENT_KEY, "values": tags})
+    spool.journal.append({"op": "file", "key": PARENT_KEY, "path": spool.relative(held)})
+    now_ms = time.time_ns() // 1_000_000
+    spool.journal.append({"op": "status", "key": PARENT_KEY, "status": status, "time": now_ms})
+    spool.close()
+
+
 def _tags(config: SweepConfig, sweep_id: str) -> dict[str, str]:
     tags = {
         "plato.sweep_id": sweep_id,
@@ -102,8 +161,12 @@ def _params(config: SweepConfig) -> dict[str, object]:
 
 
 def _git_commit() -> str | None:
+    """The commit of this project's checkout, wherever the sweep is started from."""
+    command = ["git", "rev-parse", "HEAD"]
     try:
-        asked = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+        asked = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return asked.stdout.strip() or None

@@ -1,0 +1,88 @@
+"""Ctrl-C, SIGTERM and worse: a sweep ends in order, in time, and leaves nothing running."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from product import Product, Script, wait_until
+from store import statuses, tracked
+
+from plato_core.manifest import read_manifest, verify
+
+STOP_S = 20.0
+NEVER = 100_000
+
+
+def its_ray_folder(script: Script) -> Path:
+    """Returns where the script's Ray keeps its session, as the command line of one of its processes has it."""
+    for line in script.left():
+        for word in line.replace("=", " ").split():
+            if word.startswith("/tmp/plato-"):
+                return Path(*Path(word).parts[:3])
+    raise AssertionError(f"no Ray runs; {script.said}")
+
+
+def assert_last_checkpoints(script: Script) -> None:
+    """Each trial's newest checkpoint is whole, and of the iteration that it reported last."""
+    trials = [path for path in (script.sweep_dir / "tune").iterdir() if path.is_dir()]
+    assert len(trials) == 2
+    for trial in trials:
+        folders = list(trial.glob("checkpoint_*"))
+        manifests = {folder: read_manifest(folder) for folder in folders}
+        newest = max(folders, key=lambda folder: manifests[folder].iteration)
+        assert verify(newest, manifests[newest]) == []
+        last = json.loads((trial / "result.json").read_text().splitlines()[-1])
+        assert manifests[newest].iteration == last["training_iteration"]
+
+
+@pytest.mark.parametrize(("how", "code", "said"), [("Ctrl-C", 130, "Ctrl-C"), ("SIGTERM", 143, "SIGTERM")])
+def test_a_sweep_that_is_stopped_ends_in_order(product: Product, how: str, code: int, said: str) -> None:
+    script = product.start(*product.short(iterations=NEVER))
+    script.wait_for_training()
+    ray_folder = its_ray_folder(script)
+    began = time.monotonic()
+    script.interrupt() if how == "Ctrl-C" else script.process.terminate()
+    assert script.wait(60.0) == code, script.said
+    wait_until(lambda: not script.left(), "all of it is gone", 5.0)
+    assert time.monotonic() - began < STOP_S
+
+    assert not ray_folder.exists()
+    assert script.stderr.count("\n") == 1, script.said
+    assert said in script.stderr
+    assert f".plato/sweeps/{script.sweep_dir.name}" in script.stderr
+    runs = tracked(script.store)
+    assert runs.parent.info.status == "KILLED"
+    assert [run.info.status for run in runs.children] == ["KILLED", "KILLED"]
+    assert_last_checkpoints(script)
+    assert not (script.sweep_dir / "tracking").exists()  # all of it is in the store
+    assert "Fatal" not in (script.sweep_dir / "sweep.log").read_text()
+
+
+def test_a_sweep_whose_script_is_killed_ends_by_itself(product: Product) -> None:
+    script = product.start(*product.short(iterations=NEVER))
+    script.wait_for_training()
+    ray_folder = its_ray_folder(script)
+    script.process.kill()
+    wait_until(lambda: not script.left(), "all of it is gone", 25.0)
+    shutil.rmtree(ray_folder, ignore_errors=True)  # the killed script was to remove it
+    runs = tracked(script.store)
+    assert [run.info.status for run in runs.children] == ["KILLED", "KILLED"]
+    assert_last_checkpoints(script)
+
+
+@pytest.mark.parametrize("after_s", [0.5, 2.5])
+def test_ctrl_c_before_any_training_leaves_nothing(product: Product, after_s: float) -> None:
+    script = product.start(*product.short(iterations=NEVER))
+    wait_until(lambda: "starting Ray and Prefect" in script.stdout, "its first line", 60.0)
+    time.sleep(after_s)
+    script.interrupt()
+    assert script.wait(STOP_S) == 130, script.said
+    wait_until(lambda: not script.left(), "all of it is gone", 5.0)
+    assert script.stderr.count("\n") == 1, script.said
+    assert "Ctrl-C" in script.stderr
+    assert "RUNNING" not in statuses(script.store)
+    assert not list(script.folder.glob(".plato/sweeps/*"))
