@@ -253,7 +253,7 @@ def differences(options: argparse.Namespace) -> list[str]:
     return [
         settings,
         ends,
-        "ours: the mean return is over the last 40 episodes or more; the stock's is RLlib's value of one iteration",
+        "ours: the mean return is over the last 20 episodes or more; the stock's is RLlib's value of one iteration",
         "ours: a fresh PREFECT_HOME each time, so Prefect makes its database anew; the stock sweep has no Prefect",
         "ours: fit time counts from the moment at which trials may train; Ray and the trials' processes load while "
         "Prefect and MLflow start. The stock's counts from Tuner.fit on. The wall time has it all, on both sides",
