@@ -21,7 +21,7 @@ from plato_core.result import SweepResult
 from plato_core.sweep.events import SweepEnded
 from plato_core.sweep.process import SweepProcess, adopt
 from plato_core.tracking.parent import ParentRun
-from tasks.checkpoint import download_checkpoint
+from tasks.checkpoint import download_checkpoint, remarks
 from tasks.parent_run import close_parent_run, end_parent_run, open_parent_run
 from tasks.selection import select_top_run
 from tasks.sweep import run_sweep
@@ -71,6 +71,7 @@ def _sweep(config: SweepConfig, process: SweepProcess, opened: ParentRun, began:
         sweep_efficiency=round(ended.training_slot_s / (ended.slots * ended.fit_s), 4),
         experiment_id=opened.experiment_id,
         winner=selection.run.name,
+        warnings=(*selection.warnings, *remarks(downloaded)),
     )
     close_parent_run(
         config,

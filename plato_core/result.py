@@ -26,6 +26,7 @@ class SweepResult(BaseModel):
         sweep_efficiency: `training_slot_s` over `slots` x `fit_s`.
         experiment_id: MLflow's id of the experiment; for the run's address, not part of the JSON.
         winner: What people call the winning trial; not part of the JSON either.
+        warnings: What a person should know besides, such as better-ranked runs that do not qualify; likewise.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -47,3 +48,4 @@ class SweepResult(BaseModel):
     sweep_efficiency: float
     experiment_id: str = Field(exclude=True)
     winner: str = Field(exclude=True)
+    warnings: tuple[str, ...] = Field(default=(), exclude=True)

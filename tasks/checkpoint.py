@@ -29,9 +29,15 @@ def download_checkpoint(config: SweepConfig, selection: Selection) -> Downloaded
     client = tracking_client.make_client(config.store_uri)
     chosen = selection.checkpoint
     downloaded = download(client, chosen.run_id, chosen.artifact_path, config.local_folder, chosen.manifest)
-    logger = get_run_logger()
-    if downloaded.reused:
-        logger.info(f"{downloaded.path} stands there already and verifies; it is used again")
-    if downloaded.replaced is not None:
-        logger.warning(f"what stood at {downloaded.path} did not verify; it is now {downloaded.replaced}")
+    for remark in remarks(downloaded):
+        get_run_logger().warning(remark)
     return downloaded
+
+
+def remarks(downloaded: DownloadedCheckpoint) -> list[str]:
+    """Returns what a person should know of a download that was not a plain one."""
+    if downloaded.reused:
+        return [f"{downloaded.path} stands there already and verifies; it is used again"]
+    if downloaded.replaced is not None:
+        return [f"what stood at {downloaded.path} did not verify; it is now {downloaded.replaced}"]
+    return []

@@ -88,7 +88,7 @@ def run_sweep(config: SweepConfig, as_json: bool) -> int:
         tracking=progress.tracking() if progress is not None else None,
         spool=ended.spool if ended is not None else None,
     )
-    print("\n".join(lines), file=stream, flush=True)
+    print("\n".join([*(f"warning: {warning}" for warning in result.warnings), *lines]), file=stream, flush=True)
     if as_json:
         print(result.model_dump_json(), flush=True)
     return 0

@@ -8,24 +8,21 @@ Exit codes: 0 done, 1 failed, 2 bad input, 143 told to stop.
 
 from __future__ import annotations
 
+import logging
+import shutil
 import signal
 import sys
 import traceback
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
 
 from plato_core.config import SweepConfig
 from plato_core.errors import PlatoError
 from plato_core.report.text import counted
 from plato_core.sweep import channel
 from plato_core.sweep.environment import prepare_environment
-from plato_core.sweep.events import Failed, Phase, SweepEnded, TrackingState
+from plato_core.sweep.events import Failed, Phase, SweepEnded
 from plato_core.sweep.protocol import Prepare
-
-if TYPE_CHECKING:
-    from plato_core.tracking.callback import SweepTrackingCallback
-    from plato_core.tracking.summary import DrainSummary
 
 STOPPED = 128 + signal.SIGTERM
 # Of the 20 s in which a cancelled sweep must be gone; what is not sent then stays in the spool.
@@ -37,6 +34,7 @@ DRAIN_S = 60.0
 def main() -> int:
     """Runs one sweep for the parent at the other end of standard input."""
     channel.open_events()
+    logging.getLogger("stamina").setLevel(logging.ERROR)  # a line at each retry; what matters is told as events
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _on_sigterm)
     prepare = channel.read_prepare()
@@ -56,6 +54,8 @@ def main() -> int:
         import ray
 
         ray.shutdown()
+        # The parent does so too, unless it was killed.
+        shutil.rmtree(prepare.ray_temp_dir, ignore_errors=True)
 
 
 def _run(prepare: Prepare) -> int:
@@ -77,7 +77,9 @@ def _run(prepare: Prepare) -> int:
         fitted = runner.fit(config, configs=configs, packing=packing, sweep_dir=sweep_dir, tracking=tracking)
     finally:
         # Also of a sweep that failed: its runs must not stay RUNNING, and its errors are in their tags.
-        drained = _drain(tracking, DRAIN_WHEN_CANCELLED_S if STATE.cancelled else DRAIN_S)
+        timeout_s = DRAIN_WHEN_CANCELLED_S if STATE.cancelled else DRAIN_S
+        drained = tracking.drain(timeout_s, runner.tell_tracking)
+        runner.tell_tracking(drained)
     channel.emit(
         SweepEnded(
             outcome="stopped" if STATE.cancelled else "finished",
@@ -90,22 +92,6 @@ def _run(prepare: Prepare) -> int:
         )
     )
     return STOPPED if STATE.cancelled else 0
-
-
-def _drain(tracking: SweepTrackingCallback, timeout_s: float) -> DrainSummary:
-    def tell(summary: DrainSummary) -> None:
-        channel.emit(
-            TrackingState(
-                pending=summary.pending_ops,
-                sent=summary.sent_metrics,
-                rejected=summary.rejected,
-                last_error=summary.last_error if summary.pending_ops else None,
-            )
-        )
-
-    drained = tracking.drain(timeout_s, tell)
-    tell(drained)
-    return drained
 
 
 def _on_sigterm(number: int, frame: FrameType | None) -> None:

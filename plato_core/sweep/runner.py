@@ -18,7 +18,8 @@ from ray.tune.search import BasicVariantGenerator
 from plato_core.config import SweepConfig
 from plato_core.errors import SweepError
 from plato_core.search_space import initial_population
-from plato_core.sweep.channel import wait_for_go
+from plato_core.sweep.channel import emit, wait_for_go
+from plato_core.sweep.events import TrackingState
 from plato_core.sweep.gate import Gate
 from plato_core.sweep.lineage import LINEAGE_NAME
 from plato_core.sweep.observer import Observer, error_of
@@ -27,6 +28,7 @@ from plato_core.sweep.scheduler import build_scheduler
 from plato_core.sweep.stopping import STATE, SweepStopper
 from plato_core.tracking.callback import SweepTrackingCallback
 from plato_core.tracking.spool import Target
+from plato_core.tracking.summary import DrainSummary
 from plato_core.training.spec import TrialSpec, mlflow_params
 from plato_core.training.trainable import AlgorithmTrainable
 
@@ -81,6 +83,19 @@ def tracking_callback(config: SweepConfig, *, sweep_id: str, sweep_dir: Path) ->
         tuned=sorted(config.mutations),
         params=mlflow_params,
         cancelled=_cancelled,
+        report=tell_tracking,
+    )
+
+
+def tell_tracking(summary: DrainSummary) -> None:
+    """Tells the parent how far the tracking is."""
+    emit(
+        TrackingState(
+            pending=summary.pending_ops,
+            sent=summary.sent_metrics,
+            rejected=summary.rejected,
+            last_error=summary.last_error if summary.pending_ops else None,
+        )
     )
 
 

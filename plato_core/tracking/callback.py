@@ -10,6 +10,7 @@ import getpass
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, cast
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 MAX_PARAMS = 200  # Azure ML refuses more
 MAX_PARAM_LENGTH = 500
+REPORT_S = 5.0
 Scalar = str | int | float | bool | None
 
 
@@ -50,6 +52,7 @@ class SweepTrackingCallback(MLflowLoggerCallback):
         params: What of a trial's ``config`` is logged as params, once; a function of a module, as Tune
             pickles it.
         cancelled: Whether the sweep was told to stop; trials that end then are KILLED and not FINISHED.
+        report: Told every few seconds what was sent so far; its ``last_error`` is None while the store answers.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class SweepTrackingCallback(MLflowLoggerCallback):
         tuned: Sequence[str],
         params: Callable[[dict[str, Any]], Mapping[str, Scalar]],
         cancelled: Callable[[], bool] = _never,
+        report: Callable[[DrainSummary], None] | None = None,
     ) -> None:
         # Not MLflowLoggerCallback.__init__: it holds the module mlflow, which no pickle can.
         Callback.__init__(self)
@@ -67,6 +71,8 @@ class SweepTrackingCallback(MLflowLoggerCallback):
         self._find_target = target
         self._params = params
         self._cancelled = cancelled
+        self._report = report
+        self._reported = 0.0
         names = [*CONTRACT_METRICS, *LEARNER_METRICS, *(HP_PREFIX + name for name in tuned)]
         self._names = tuple(names[:MAX_METRIC_NAMES])
         self._trials: dict[str, RunRecord] = {}
@@ -163,6 +169,15 @@ class SweepTrackingCallback(MLflowLoggerCallback):
         """Take up the state of an earlier process; Tune calls it before any trial starts."""
         for key, data in state["trials"].items():
             self._trials.setdefault(key, RunRecord()).merge(RunRecord.from_json(data))
+
+    def on_step_end(self, iteration: int, trials: "list[Trial]", **info: Any) -> None:
+        """Report, now and then."""
+        now = time.monotonic()
+        if self._report is None or self._writer is None or now - self._reported < REPORT_S:
+            return
+        self._reported = now
+        summary = self._writer.summary()
+        self._report(summary if self._writer.failing else replace(summary, last_error=None))
 
     def on_experiment_end(self, trials: "list[Trial]", **info: Any) -> None:
         """End the runs of trials that Tune ended without a word, as it does when the whole sweep stops."""

@@ -110,6 +110,11 @@ class Writer:
             spool=self.spool.directory,
         )
 
+    @property
+    def failing(self) -> bool:
+        """Whether the store did not answer when it was last tried."""
+        return self._failures > 0
+
     def _pending(self) -> int:
         deletions = sum(job.kind == "delete" for lane in list(self._lanes.values()) for job in list(lane.jobs))
         return self.spool.journal.pending + deletions
