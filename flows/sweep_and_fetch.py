@@ -22,7 +22,7 @@ from plato_core.sweep.events import SweepEnded
 from plato_core.sweep.process import SweepProcess, adopt
 from plato_core.tracking.parent import ParentRun
 from tasks.checkpoint import download_checkpoint, remarks
-from tasks.parent_run import close_parent_run, end_parent_run, open_parent_run
+from tasks.parent_run import close_parent_run, open_parent_run
 from tasks.selection import select_top_run
 from tasks.sweep import run_sweep
 
@@ -41,10 +41,10 @@ def sweep(**parameters: object) -> SweepResult:
             result = _sweep(config, process, opened, began)
         except Exception as error:
             status = "KILLED" if isinstance(error, SweepStopped) else "FAILED"
-            end_parent_run(config, process, opened, status, tags={"plato.error": str(error)[:500]})
+            close_parent_run(config, process, opened, status, tags={"plato.error": str(error)[:500]})
             raise
         except BaseException:  # Ctrl-C, SIGTERM, and Prefect's word that the run is cancelled
-            end_parent_run(config, process, opened, "KILLED")
+            close_parent_run(config, process, opened, "KILLED")
             raise
     return result
 
@@ -73,7 +73,7 @@ def _sweep(config: SweepConfig, process: SweepProcess, opened: ParentRun, began:
         winner=selection.run.name,
         warnings=(*selection.warnings, *remarks(downloaded)),
     )
-    close_parent_run(
+    left = close_parent_run(
         config,
         process,
         opened,
@@ -86,4 +86,4 @@ def _sweep(config: SweepConfig, process: SweepProcess, opened: ParentRun, began:
             "sweep_efficiency": result.sweep_efficiency,
         },
     )
-    return result
+    return result if left is None else result.model_copy(update={"warnings": (*result.warnings, left)})

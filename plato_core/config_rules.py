@@ -20,7 +20,13 @@ from plato_core.search_space import (
     unrepairable,
 )
 from plato_core.training import schema
-from plato_core.training.metrics import CONTRACT_METRICS, HP_PREFIX, LEARNER_METRICS, MAX_TUNED_VALUES
+from plato_core.training.metrics import (
+    CONTRACT_METRICS,
+    HP_PREFIX,
+    LEARNER_METRICS,
+    LEARNER_METRICS_OF,
+    MAX_TUNED_VALUES,
+)
 
 if TYPE_CHECKING:
     from plato_core.config import SweepConfig
@@ -95,11 +101,14 @@ def refuse_password(uri: str | None) -> str | None:
         return None
     try:
         parts = urlsplit(uri)
-        secret = bool(parts.password)
+        # A lone user name may be a token (`https://<token>@host`).
+        secret = bool(parts.password) or (parts.scheme in ("http", "https") and bool(parts.username))
     except ValueError:
         raise Problem(("tracking_uri",), "this is no URI; give one such as https://host:5000") from None
     names = {name.lower() for name, _ in parse_qsl(parts.query)}
-    if secret or names & {"password", "passwd", "pwd", "token", "access_token"}:
+    if secret or any(
+        word in name for name in names for word in ("password", "passwd", "pwd", "token", "secret", "key")
+    ):
         way_out = (
             "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
             if parts.scheme in ("http", "https")
@@ -109,7 +118,7 @@ def refuse_password(uri: str | None) -> str | None:
         )
         raise Problem(
             ("tracking_uri",),
-            f"this {parts.scheme} URI carries a password, and secrets stay out of parameters; "
+            f"this {parts.scheme} URI carries a password or token, and secrets stay out of parameters; "
             f"take it out and set {way_out} instead",
         )
     return uri
@@ -289,7 +298,8 @@ def _something_to_mutate(config: "SweepConfig") -> None:
 
 
 def _known_metrics(config: "SweepConfig") -> None:
-    known = (*CONTRACT_METRICS, *LEARNER_METRICS, *(f"{HP_PREFIX}{name}" for name in config.mutations))
+    learner = LEARNER_METRICS_OF.get(config.algorithm, LEARNER_METRICS)
+    known = (*CONTRACT_METRICS, *learner, *(f"{HP_PREFIX}{name}" for name in config.mutations))
     for field, name in (("rank_metric", config.rank_metric_name), ("metric", config.scheduler_metric_name)):
         if name not in known:
             hint = did_you_mean(name, known)

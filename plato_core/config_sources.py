@@ -25,7 +25,7 @@ NO_PRESET = "none"
 _MERGED = ("hyperparameters", "mutations")
 _OTHER_VARIABLES = {"tracking_uri": "MLFLOW_TRACKING_URI", "ray_address": "RAY_ADDRESS"}
 _FIELD_ALIASES = {"num_workers": "num_env_runners", "env": "env_name"}
-_NOT_WITH_TEST_LOCAL = ("tracking_uri", "ray_address")
+_NOT_WITH_TEST_LOCAL = ("tracking_uri", "ray_address", "preset")
 
 
 @dataclass

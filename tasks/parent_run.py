@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import platform
-import shutil
 import subprocess
-import time
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,13 +16,12 @@ from plato_core.config import SweepConfig
 from plato_core.errors import TrackingError
 from plato_core.sweep.lineage import LINEAGE_NAME
 from plato_core.sweep.process import SweepProcess
+from plato_core.sweep.protocol import TRACKING_FOLDER
 from plato_core.tracking import parent
-from plato_core.tracking.spool import Spool, Target
+from plato_core.tracking.spool import Target
 from tasks.retries import DELAY_S, store_may_come_back
 
 VERSIONED = ("plato-sweeps", "ray", "mlflow", "prefect", "torch", "gymnasium", "numpy")
-# In the spool, beside the trials' ids.
-PARENT_KEY = "parent"
 
 
 @task(
@@ -41,16 +38,15 @@ def open_parent_run(config: SweepConfig, sweep_id: str) -> parent.ParentRun:
         config: The resolved config.
         sweep_id: The sweep's name.
     """
-    opened = parent.open_parent(
+    return parent.open_parent(
         config.store_uri,
         config.experiment_name,
         run_name=f"{config.algorithm} {config.env_name} x{config.num_tune_samples} {sweep_id}",
         tags=_tags(config, sweep_id),
         params=_params(config),
         artifact_location=None if config.artifact_root is None else str(config.artifact_root),
+        texts={"config.yaml": config.to_yaml()},
     )
-    parent.log_text(config.store_uri, opened.run_id, config.to_yaml(), "config.yaml")
-    return opened
 
 
 def close_parent_run(
@@ -61,34 +57,8 @@ def close_parent_run(
     *,
     tags: dict[str, str] | None = None,
     metrics: dict[str, float] | None = None,
-) -> None:
-    """Adds the lineage to the parent run and ends it.
-
-    Args:
-        config: The resolved config.
-        process: The sweep's process, which has ended.
-        opened: The parent run.
-        status: How it ended.
-        tags: Last tags.
-        metrics: Last metrics.
-    """
-    lineage = process.sweep_dir / LINEAGE_NAME
-    lineage.touch()  # no exploit is a fact too
-    try:
-        parent.upload_lineage(config.store_uri, opened.run_id, lineage)
-    finally:
-        parent.close_parent(config.store_uri, opened.run_id, status, tags=tags, metrics=metrics)
-
-
-def end_parent_run(
-    config: SweepConfig,
-    process: SweepProcess,
-    opened: parent.ParentRun,
-    status: Literal["FAILED", "KILLED"],
-    *,
-    tags: dict[str, str] | None = None,
-) -> None:
-    """Ends the parent run of a sweep that failed; while the store is away, `plato flush` does so later.
+) -> str | None:
+    """Adds the lineage to the parent run and ends it; while the store is away, `plato flush` does so later.
 
     Args:
         config: The resolved config.
@@ -96,39 +66,31 @@ def end_parent_run(
         opened: The parent run.
         status: How it ended.
         tags: Last tags.
+        metrics: Last metrics.
+
+    Returns:
+        None, or what is left to do where the store is away.
     """
+    lineage = process.sweep_dir / LINEAGE_NAME
+    lineage.touch()  # no exploit is a fact too
     try:
-        close_parent_run(config, process, opened, status, tags=tags)
-    except TrackingError:
+        parent.upload_lineage(config.store_uri, opened.run_id, lineage)
+        parent.close_parent(config.store_uri, opened.run_id, status, tags=tags, metrics=metrics)
+    except TrackingError as error:
         process.close()  # which sends from the spool as long as it lives
-        with suppress(TrackingError):  # what made the sweep fail is what there is to say
-            _leave_to_flush(config, process, opened, status, tags or {})
-
-
-def _leave_to_flush(
-    config: SweepConfig,
-    process: SweepProcess,
-    opened: parent.ParentRun,
-    status: Literal["FAILED", "KILLED"],
-    tags: dict[str, str],
-) -> None:
-    target = Target(
-        tracking_uri=config.store_uri,
-        experiment_id=opened.experiment_id,
-        parent_run_id=opened.run_id,
-        sweep_id=process.sweep_id,
-        keep_checkpoints=config.keep_checkpoints,
-        mode=config.mode,
-    )
-    spool = Spool.create(process.sweep_dir / "tracking", target)
-    spool.runs.record(PARENT_KEY).run_id = opened.run_id
-    spool.runs.save()
-    shutil.copyfile(process.sweep_dir / LINEAGE_NAME, held := spool.held(PARENT_KEY, LINEAGE_NAME))
-    spool.journal.append({"op": "tags", "key": PARENT_KEY, "values": tags})
-    spool.journal.append({"op": "file", "key": PARENT_KEY, "path": spool.relative(held)})
-    now_ms = time.time_ns() // 1_000_000
-    spool.journal.append({"op": "status", "key": PARENT_KEY, "status": status, "time": now_ms})
-    spool.close()
+        spool = process.sweep_dir / TRACKING_FOLDER
+        target = Target(
+            tracking_uri=config.store_uri,
+            experiment_id=opened.experiment_id,
+            parent_run_id=opened.run_id,
+            sweep_id=process.sweep_id,
+            keep_checkpoints=config.keep_checkpoints,
+            mode=config.mode,
+        )
+        with suppress(TrackingError):  # the trials' writer hangs in a request; what it has is in the spool
+            parent.leave_to_flush(spool, target, status, tags=tags or {}, metrics=metrics or {}, files=[lineage])
+        return f"the parent run is not ended ({error}); plato flush {spool} does so"
+    return None
 
 
 def _tags(config: SweepConfig, sweep_id: str) -> dict[str, str]:

@@ -17,8 +17,9 @@ from types import FrameType
 import psutil
 
 from plato_core.config import SweepConfig
-from plato_core.errors import SweepStopped, TrackingError
+from plato_core.errors import PlatoError, SweepStopped, TrackingError
 from plato_core.report.text import counted
+from plato_core.sweep.protocol import TRACKING_FOLDER
 
 # Read by Prefect when it is imported; what the user has set stays.
 PREFECT_ENVIRONMENT = {
@@ -30,6 +31,10 @@ PREFECT_ENVIRONMENT = {
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
 }
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM came. Like Ctrl-C no `Exception`, which libraries catch, log and retry."""
 
 
 def run_sweep(config: SweepConfig, as_json: bool) -> int:
@@ -67,14 +72,17 @@ def run_sweep(config: SweepConfig, as_json: bool) -> int:
             result = sweep(**config.flow_parameters())
     except (KeyboardInterrupt, SweepStopped) as error:
         process.discard()
-        how, number = (
-            (str(error), error.signal_number)
-            if isinstance(error, SweepStopped)
-            else ("stopped by Ctrl-C", signal.SIGINT)
-        )
+        if isinstance(error, SweepStopped):
+            how, number = str(error), error.signal_number
+        elif isinstance(error, _Terminated):
+            how, number = "stopped by SIGTERM", signal.SIGTERM
+        else:
+            how, number = "stopped by Ctrl-C", signal.SIGINT
         raise SweepStopped(f"{how}; {_what_is_left(prepared.sweep_dir)}", number) from None
-    except TrackingError as error:
-        raise TrackingError(f"{error}; {_what_is_left(prepared.sweep_dir)}") from error
+    except PlatoError as error:
+        if not _spool(prepared.sweep_dir).exists():
+            raise
+        raise type(error)(f"{error}; {_what_is_left(prepared.sweep_dir)}") from error
     finally:
         process.discard()
     result = result.model_copy(update={"wall_s": round(time.time() - psutil.Process().create_time(), 3)})
@@ -129,9 +137,13 @@ def _what_is_left(sweep_dir: Path) -> str:
         return "no trial had begun"
     shown = sweep_dir.relative_to(Path.cwd()) if sweep_dir.is_relative_to(Path.cwd()) else sweep_dir
     left = f"the trials' last checkpoints are in {shown}"
-    if (sweep_dir / "tracking").exists():
+    if _spool(sweep_dir).exists():
         left += f", and what is not in the tracking store yet is sent by: plato flush {shlex.quote(str(shown))}"
     return left
+
+
+def _spool(sweep_dir: Path) -> Path:
+    return sweep_dir / TRACKING_FOLDER
 
 
 def _opening(config: SweepConfig) -> str:
@@ -143,4 +155,5 @@ def _opening(config: SweepConfig) -> str:
 
 
 def _on_sigterm(number: int, frame: FrameType | None) -> None:
-    raise SweepStopped("stopped by SIGTERM", number)
+    signal.signal(number, signal.SIG_IGN)  # the end has begun; it takes up to 20 s
+    raise _Terminated

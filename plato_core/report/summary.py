@@ -69,7 +69,9 @@ def final_lines(
         f"sweep       {counted(result.trials, 'trial')} in {duration(result.wall_s)}, "
         f"efficiency {result.sweep_efficiency:.2f} on {counted(int(result.slots), 'CPU')}",
     ]
-    if spool is not None:
+    if spool is not None and tracking is not None and tracking.rejected and not tracking.pending:
+        lines.append(f"tracking    what the tracker refused is in {Path(spool) / 'rejected.jsonl'}")
+    elif spool is not None:
         waiting = f"{tracking.pending} entries wait" if tracking and tracking.pending else "some entries wait"
         lines.append(f"tracking    {waiting} in the spool; send them: plato flush {shlex.quote(spool)}")
     else:

@@ -9,6 +9,7 @@ Exit codes: 0 done, 1 failed, 2 bad input, 143 told to stop.
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import signal
 import sys
@@ -77,8 +78,8 @@ def _run(prepare: Prepare) -> int:
         fitted = runner.fit(config, configs=configs, packing=packing, sweep_dir=sweep_dir, tracking=tracking)
     finally:
         # Also of a sweep that failed: its runs must not stay RUNNING, and its errors are in their tags.
-        timeout_s = DRAIN_WHEN_CANCELLED_S if STATE.cancelled else DRAIN_S
-        drained = tracking.drain(timeout_s, runner.tell_tracking)
+        limit_s = DRAIN_WHEN_CANCELLED_S if STATE.cancelled else math.inf
+        drained = tracking.drain(DRAIN_S, runner.tell_tracking, limit_s)
         runner.tell_tracking(drained)
     channel.emit(
         SweepEnded(

@@ -21,12 +21,14 @@ LOCAL_ENVIRONMENT = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
 def prepare_environment(*, local: bool) -> None:
-    """Sets what Ray reads at import and start, except what the user has set.
+    """Sets what Ray reads at import and start; of `ENVIRONMENT` what the user has set stays.
 
     Call it before anything imports Ray.
 
     Args:
         local: Whether the sweep runs on a Ray of this machine.
     """
-    for name, value in (ENVIRONMENT | (LOCAL_ENVIRONMENT if local else {})).items():
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    if local:
+        os.environ.update(LOCAL_ENVIRONMENT)

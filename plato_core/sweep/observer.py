@@ -14,6 +14,7 @@ from plato_core.manifest import read_manifest
 from plato_core.sweep.channel import emit
 from plato_core.sweep.events import Checkpointed, Result, Stopping, TrialEnded, TrialStarted
 from plato_core.sweep.stopping import STATE
+from plato_core.training.metrics import HP_PREFIX
 
 
 class Observer(tune.Callback):
@@ -61,7 +62,10 @@ class Observer(tune.Callback):
                 iteration=own,
                 episode_return=_finite(result["episode_reward_mean"]),
                 metric_value=_finite(result.get(self._metric)),
-                hyperparameters=trial.config["hyperparameters"],
+                # From the result: an exploit has changed the trial's config already.
+                hyperparameters={
+                    name.removeprefix(HP_PREFIX): value for name, value in result.items() if name.startswith(HP_PREFIX)
+                },
                 env_steps=int(result["num_env_steps_sampled"]),
                 time_total_s=float(result["time_total_s"]),
                 done=bool(result.get(DONE)),

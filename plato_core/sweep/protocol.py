@@ -6,6 +6,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+# In the sweep's folder: what is still to be sent to MLflow. It is gone when all of it is there.
+TRACKING_FOLDER = "tracking"
+
 
 class Prepare(BaseModel):
     """The first line: what will be run. Ray is started and warmed with it.

@@ -24,6 +24,7 @@ from plato_core.sweep.gate import Gate
 from plato_core.sweep.lineage import LINEAGE_NAME
 from plato_core.sweep.observer import Observer, error_of
 from plato_core.sweep.packing import Packing
+from plato_core.sweep.protocol import TRACKING_FOLDER
 from plato_core.sweep.scheduler import build_scheduler
 from plato_core.sweep.stopping import STATE, SweepStopper
 from plato_core.tracking.callback import SweepTrackingCallback
@@ -34,8 +35,6 @@ from plato_core.training.trainable import AlgorithmTrainable
 
 # In the sweep's folder: Tune's own experiment.
 TUNE_FOLDER = "tune"
-# What is still to be sent to MLflow.
-TRACKING_FOLDER = "tracking"
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ def tell_tracking(summary: DrainSummary) -> None:
             pending=summary.pending_ops,
             sent=summary.sent_metrics,
             rejected=summary.rejected,
-            last_error=summary.last_error if summary.pending_ops else None,
+            last_error=summary.last_error,
         )
     )
 

@@ -108,7 +108,7 @@ class ResidentPBT(PopulationBasedTraining):
         new, operations = explore(donated, self._mutations, self._resample_probability, self._rng)
         config = exploited_config(trial.config, new, own.to_dict())
         trial.set_config(config)
-        # From here a crashed trial starts: the donor's policy, at this trial's own count.
+        # Where Tune would start the trial anew: the donor's policy, at this trial's own count.
         checkpoints: Any = trial.run_metadata.checkpoint_manager
         checkpoints._latest_checkpoint_result = _TrainingResult(
             checkpoint=Checkpoint(str(held), checkpoint.filesystem),
@@ -219,6 +219,11 @@ def build_scheduler(config: SweepConfig, *, resident: bool, lineage_path: Path) 
         # With no count to stop at, only the rungs matter: 100 is Ray's own default.
         max_t = config.max_iterations if config.max_iterations and time_attr == TRAINING_ITERATION else 100 * grace
         return ASHAScheduler(
-            time_attr=time_attr, metric=metric, mode=config.mode, max_t=max(max_t, grace), grace_period=grace
+            time_attr=time_attr,
+            metric=metric,
+            mode=config.mode,
+            max_t=max(max_t, grace),
+            grace_period=grace,
+            stop_last_trials=False,  # how long a trial trains is the config's word alone
         )
     return PatientMedian(time_attr=time_attr, metric=metric, mode=config.mode, grace_period=grace, resident=resident)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ray import tune
 
 from plato_core.config import SweepConfig
 
-# Seconds that running trials get to finish their iteration and write a last checkpoint, once the sweep is to end.
-GRACE_S = 12.0
+# Seconds that running trials get to finish their iteration and write a last checkpoint: when the sweep is cancelled,
+# which is to take 20 s in all, and when it ends by itself.
+CANCEL_GRACE_S = 12.0
+END_GRACE_S = 600.0
 
 
 @dataclass
@@ -21,14 +23,14 @@ class StopState:
     reason: str | None = None
     cancelled: bool = False
     since: float = 0.0
-    began: float = field(default_factory=time.monotonic)
+    began: float | None = None  # when training might begin
     running: bool = True
 
     def request(self, reason: str, *, cancelled: bool = False) -> None:
         """Asks for the end of the sweep: each trial stops at its next result, with a checkpoint."""
-        self.cancelled = self.cancelled or cancelled
-        if self.reason is None:
+        if self.reason is None or (cancelled and not self.cancelled):
             self.reason, self.since = reason, time.monotonic()
+        self.cancelled = self.cancelled or cancelled
 
 
 STATE = StopState()
@@ -38,7 +40,7 @@ class SweepStopper(tune.Stopper):
     """Ends trials by their own count and return, and the sweep by its budget or its first success.
 
     Ending the sweep goes through each trial's next result rather than Tune's `stop_all`, which drops what trials
-    are doing: no last checkpoint and no end callback. `stop_all` follows once none runs, or after `GRACE_S`.
+    are doing: no last checkpoint and no end callback. `stop_all` follows once none runs, or after a time of grace.
     """
 
     def __init__(self, config: SweepConfig) -> None:
@@ -60,9 +62,11 @@ class SweepStopper(tune.Stopper):
         """Whether Tune may end now without waiting for anything."""
         if not self._ending():
             return False
-        return not STATE.running or time.monotonic() - STATE.since > GRACE_S
+        grace_s = CANCEL_GRACE_S if STATE.cancelled else END_GRACE_S
+        return not STATE.running or time.monotonic() - STATE.since > grace_s
 
     def _ending(self) -> bool:
-        if self._budget_s is not None and time.monotonic() - STATE.began > self._budget_s:
+        began = STATE.began
+        if self._budget_s is not None and began is not None and time.monotonic() - began > self._budget_s:
             STATE.request(f"the time budget of {self._budget_s:g} s is spent")
         return STATE.reason is not None

@@ -10,7 +10,6 @@ import getpass
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, cast
 
@@ -21,6 +20,7 @@ from plato_core.errors import SweepError
 from plato_core.manifest import checkpoint_name, read_manifest
 from plato_core.tracking.hold import hold_file, hold_tree
 from plato_core.tracking.runs import RunRecord
+from plato_core.tracking.sender import MAX_PARAMS_A_BATCH
 from plato_core.tracking.spool import Spool, Target
 from plato_core.tracking.summary import DrainSummary
 from plato_core.tracking.trial_files import error_line, trial_files
@@ -176,8 +176,7 @@ class SweepTrackingCallback(MLflowLoggerCallback):
         if self._report is None or self._writer is None or now - self._reported < REPORT_S:
             return
         self._reported = now
-        summary = self._writer.summary()
-        self._report(summary if self._writer.failing else replace(summary, last_error=None))
+        self._report(self._writer.summary())
 
     def on_experiment_end(self, trials: "list[Trial]", **info: Any) -> None:
         """End the runs of trials that Tune ended without a word, as it does when the whole sweep stops."""
@@ -186,14 +185,19 @@ class SweepTrackingCallback(MLflowLoggerCallback):
 
     # ---- called by the sweep
 
-    def drain(self, timeout_s: float = 60.0, on_progress: Callable[[DrainSummary], None] | None = None) -> DrainSummary:
+    def drain(
+        self,
+        timeout_s: float = 60.0,
+        on_progress: Callable[[DrainSummary], None] | None = None,
+        limit_s: float = math.inf,
+    ) -> DrainSummary:
         """Send all that is left; see :meth:`Writer.drain`. Where no trial has started there is nothing."""
         if self._writer is None:
             return DrainSummary()
         for key, record in self._trials.items():  # the spool goes, and Tune may still ask for the state
             record.merge(self.writer.spool.runs.record(key))
         writer, self._writer = self.writer, None
-        return writer.drain(timeout_s, on_progress)
+        return writer.drain(timeout_s, on_progress, limit_s)
 
     # ---- inside
 
@@ -218,7 +222,10 @@ class SweepTrackingCallback(MLflowLoggerCallback):
             }
         )
         params = {k: str(v)[:MAX_PARAM_LENGTH] for k, v in self._params(trial.config).items()}
-        self.writer.append({"op": "params", "key": trial.trial_id, "values": dict(list(params.items())[:MAX_PARAMS])})
+        items = list(params.items())[:MAX_PARAMS]
+        for start in range(0, len(items), MAX_PARAMS_A_BATCH):
+            values = dict(items[start : start + MAX_PARAMS_A_BATCH])
+            self.writer.append({"op": "params", "key": trial.trial_id, "values": values})
 
     def _status(self, key: str, status: Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]) -> None:
         self._trials[key].ended = status != "RUNNING"

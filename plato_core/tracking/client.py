@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from plato_core.errors import TrackingError
+from plato_core.report.text import hide_passwords
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -132,4 +133,4 @@ def tracking_errors(uri: str) -> Iterator[None]:
         yield
     except (MlflowException, OSError) as error:
         detail = unquote(str(error)).strip().splitlines() or [type(error).__name__]
-        raise TrackingError(f"tracking store {redact(uri)}: {detail[0][:500]}") from error
+        raise TrackingError(f"tracking store {redact(uri)}: {hide_passwords(detail[0][:500])}") from error

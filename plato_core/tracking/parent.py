@@ -1,6 +1,10 @@
 """The sweep's own run, the parent of its trials' runs. Used by the flow's tasks."""
 
-from collections.abc import Mapping
+import contextlib
+import re
+import shutil
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -8,10 +12,14 @@ from urllib.parse import quote
 
 from plato_core.errors import TrackingError
 from plato_core.tracking.client import make_client, redact, sqlite_path, tracking_errors
+from plato_core.tracking.spool import Spool, Target
 
 MAX_PARAMS = 200  # Azure ML refuses more
 MAX_PARAM_LENGTH = 500
 _PARAMS_A_REQUEST = 100
+_PARAM_NAME = re.compile(r"[\w./ :-]{1,250}")
+# In the spool, beside the trials' ids.
+_PARENT_KEY = "parent"
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,7 @@ def open_parent(
     tags: Mapping[str, str],
     params: Mapping[str, object],
     artifact_location: str | None = None,
+    texts: Mapping[str, str] | None = None,
 ) -> ParentRun:
     """Create the sweep's run, and its experiment if there is none of that name.
 
@@ -44,9 +53,10 @@ def open_parent(
         experiment_name: The experiment.
         run_name: The run's name.
         tags: Its tags.
-        params: Its params: the first 200, values cut at 500 characters.
+        params: Its params: the first 200 whose names MLflow takes, values cut at 500 characters.
         artifact_location: Where the artifacts of a new experiment go. Default: what the server says; for a
             SQLite file, ``mlruns/`` beside it, where a bare ``mlflow ui`` in that folder shows them.
+        texts: Artifacts of the run, such as ``config.yaml``: name to content.
 
     Raises:
         TrackingError: The store does not answer or refuses, or the experiment is deleted.
@@ -57,21 +67,56 @@ def open_parent(
 
         experiment_id = _experiment(tracking_uri, experiment_name, artifact_location)
         run = client.create_run(experiment_id, tags=dict(tags), run_name=run_name)
-        items = [Param(k, str(v)[:MAX_PARAM_LENGTH]) for k, v in list(params.items())[:MAX_PARAMS]]
-        for start in range(0, len(items), _PARAMS_A_REQUEST):
-            client.log_batch(run.info.run_id, params=items[start : start + _PARAMS_A_REQUEST])
+        run_id = run.info.run_id
+        named = [(k, v) for k, v in params.items() if _PARAM_NAME.fullmatch(k)]
+        items = [Param(k, str(v)[:MAX_PARAM_LENGTH]) for k, v in named[:MAX_PARAMS]]
+        try:
+            for start in range(0, len(items), _PARAMS_A_REQUEST):
+                client.log_batch(run_id, params=items[start : start + _PARAMS_A_REQUEST])
+            for name, text in (texts or {}).items():
+                client.log_text(run_id, text, name)
+        except BaseException as error:
+            # Nobody else knows of this run yet, and one that stays RUNNING is there for good.
+            with contextlib.suppress(Exception):
+                client.set_terminated(run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
+            raise
     return ParentRun(run.info.run_id, experiment_id, str(run.info.artifact_uri))
 
 
-def log_text(tracking_uri: str, run_id: str, text: str, name: str) -> None:
-    """Write an artifact of the run, such as ``config.yaml``.
+def leave_to_flush(
+    spool_dir: Path,
+    target: Target,
+    status: Literal["FINISHED", "FAILED", "KILLED"],
+    *,
+    tags: Mapping[str, str],
+    metrics: Mapping[str, float],
+    files: Sequence[Path],
+) -> None:
+    """Leave the end of the parent run to ``plato flush``, because the store is away.
+
+    Args:
+        spool_dir: The sweep's spool; made if the trials left none.
+        target: Where it is sent to; names the parent run.
+        status: How the run ended.
+        tags: Its last tags.
+        metrics: Its last metrics.
+        files: Its last artifacts.
 
     Raises:
-        TrackingError: The store does not answer or refuses.
+        TrackingError: Another process sends from the spool.
     """
-    client = make_client(tracking_uri)
-    with tracking_errors(tracking_uri):
-        client.log_text(run_id, text, name)
+    spool = Spool.create(spool_dir, target)
+    spool.runs.record(_PARENT_KEY).run_id = target.parent_run_id
+    spool.runs.save()
+    now_ms = time.time_ns() // 1_000_000
+    append = spool.journal.append
+    append({"op": "tags", "key": _PARENT_KEY, "values": dict(tags)})
+    append({"op": "metrics", "key": _PARENT_KEY, "step": 0, "time": now_ms, "values": dict(metrics)})
+    for file in files:
+        shutil.copyfile(file, held := spool.held(_PARENT_KEY, file.name))
+        append({"op": "file", "key": _PARENT_KEY, "path": spool.relative(held)})
+    append({"op": "status", "key": _PARENT_KEY, "status": status, "time": now_ms})
+    spool.close()
 
 
 def upload_lineage(tracking_uri: str, run_id: str, path: Path) -> None:

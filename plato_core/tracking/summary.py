@@ -18,7 +18,7 @@ class DrainSummary:
         pending_ops: Operations that are not done.
         rejected: Operations that the store refused for good; they are in ``rejected.jsonl`` in the spool.
         spool: The folder with what is left; None when nothing is and it was removed.
-        last_error: The last failure, also one that was got over.
+        last_error: Why sending fails at present; None while it works.
     """
 
     sent_metrics: int = 0

@@ -7,6 +7,7 @@ goes up with ``plato flush``.
 """
 
 import logging
+import math
 import random
 import threading
 import time
@@ -64,7 +65,12 @@ class Writer:
         """Journal an operation. Costs one write to a local file; never waits for the store."""
         self.spool.journal.append(cast(dict[str, Any], op))
 
-    def drain(self, timeout_s: float = 60.0, on_progress: Callable[[DrainSummary], None] | None = None) -> DrainSummary:
+    def drain(
+        self,
+        timeout_s: float = 60.0,
+        on_progress: Callable[[DrainSummary], None] | None = None,
+        limit_s: float = math.inf,
+    ) -> DrainSummary:
         """Send all that is left, and close.
 
         Goes on as long as there is progress, however long that takes; nothing may be appended any more.
@@ -72,14 +78,16 @@ class Writer:
         Args:
             timeout_s: Give up after so many seconds without progress.
             on_progress: Called now and then with what was done so far.
+            limit_s: Give up after so many seconds in any case.
 
         Returns:
             What was sent. The spool is removed when nothing is left in it, and named otherwise.
         """
         self._drain_timeout_s = timeout_s
         self._wake.set()
-        seen, since = -1, time.monotonic()
-        while self._pending() and self._thread.is_alive():
+        seen, began = -1, time.monotonic()
+        since = began
+        while self._pending() and self._thread.is_alive() and time.monotonic() - began < limit_s:
             self._thread.join(0.05)
             if (finished := self.spool.journal.finished) != seen:
                 seen, since = finished, time.monotonic()
@@ -108,12 +116,14 @@ class Writer:
             pending_ops=self._pending(),
             rejected=self.spool.rejected,
             spool=self.spool.directory,
+            last_error=self._ledger.sent.last_error if self.failing else None,
         )
 
     @property
     def failing(self) -> bool:
-        """Whether the store did not answer when it was last tried."""
-        return self._failures > 0
+        """Whether the store did not answer when it was last tried, or is left alone after a bug of the writer."""
+        waiting = (job for lane in list(self._lanes.values()) for job in list(lane.jobs))
+        return self._failures > 0 or not self._thread.is_alive() or any(job.attempts for job in waiting)
 
     def _pending(self) -> int:
         deletions = sum(job.kind == "delete" for lane in list(self._lanes.values()) for job in list(lane.jobs))

@@ -21,6 +21,12 @@ CONTRACT_METRICS: tuple[str, ...] = (
     "timestamp", "timesteps_since_restore", "timesteps_total", "training_iteration", "warmup_time",
 )  # fmt: skip
 LEARNER_METRICS: tuple[str, ...] = ("policy_loss", "vf_loss", "total_loss", "entropy", "kl")
+# Of those, what an algorithm has where it has not all.
+LEARNER_METRICS_OF: dict[str, tuple[str, ...]] = {
+    "DQN": ("total_loss",),
+    "SAC": ("policy_loss", "total_loss"),
+    "IMPALA": ("policy_loss", "vf_loss", "total_loss", "entropy"),
+}
 EPISODE_METRICS: tuple[str, ...] = (
     "episode_reward_mean", "episode_reward_max", "episode_reward_min", "episode_len_mean",
 )  # fmt: skip

@@ -17,6 +17,7 @@ from ray.tune.result import SHOULD_CHECKPOINT, TIME_TOTAL_S
 from plato_core.manifest import write_manifest
 from plato_core.training.metrics import (
     HP_PREFIX,
+    LEARNER_METRICS,
     Counters,
     RecentEpisodes,
     flat_metrics,
@@ -93,6 +94,8 @@ class AlgorithmTrainable(tune.Trainable):
             timesteps_since_restore=self._counters.env_steps - self._env_steps_at_restore,
             warmup_s=self._warmup_s,
         )
+        # Tune ends the sweep where the scheduler's metric is absent: DQN has no loss before it starts to learn.
+        metrics = dict.fromkeys(LEARNER_METRICS, math.nan) | metrics
         self._recent.add(result)
         metrics |= self._recent.metrics()
         metrics |= {HP_PREFIX + name: self._hyperparameters[name] for name in self._spec.tuned}
@@ -109,6 +112,8 @@ class AlgorithmTrainable(tune.Trainable):
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Writes RLlib's checkpoint, the trial's counters, and last the manifest that marks it complete."""
+        if self._exploit_error is not None:
+            raise self._exploit_error  # half of a policy is none
         self.algorithm.save_to_path(checkpoint_dir)
         state = {
             "trial_id": self.trial_id,

@@ -16,6 +16,7 @@ import ray  # noqa: E402
 @pytest.fixture(scope="module")
 def small_ray() -> Iterator[None]:
     """A Ray of two CPUs. Of one module, since other modules start a Ray of their own kind."""
+    ray.shutdown()  # RLlib starts a Ray by itself where a test before this one built an algorithm without
     ray.init(
         address="local",
         num_cpus=2,

@@ -22,7 +22,7 @@ from plato_core.errors import CheckpointError, TrackingError
 from plato_core.manifest import checkpoint_name, write_manifest
 from plato_core.tracking.hold import hold_tree
 from plato_core.tracking.ops import UploadCheckpoint
-from plato_core.tracking.parent import ParentRun, close_parent, log_text, open_parent, upload_lineage
+from plato_core.tracking.parent import ParentRun, close_parent, leave_to_flush, open_parent, upload_lineage
 from plato_core.tracking.sender import Away, Refused, Sender, outcome
 from plato_core.tracking.spool import Spool, Target, flush_command
 from plato_core.tracking.writer import Writer
@@ -419,9 +419,45 @@ def test_checkpoints_that_pile_up_while_the_store_is_away_do_not_fill_the_disk(
 # ---- SQLite, and the parent run
 
 
+def test_a_parent_run_that_cannot_be_filled_is_not_left_running(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    (tmp_path / "mlruns").write_text("a file where the artifacts' folder should be")
+    with pytest.raises(TrackingError):
+        open_parent(uri, "pbt_ppo", "sweep", {}, {}, texts={"config.yaml": "seed: 1\n"})
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("pbt_ppo")
+    assert experiment is not None
+    assert [run.info.status for run in client.search_runs([experiment.experiment_id])] == ["FAILED"]
+
+
+def test_the_end_of_a_parent_run_is_left_to_flush_while_the_store_is_away(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    parent = open_parent(uri, "pbt_ppo", "sweep", {}, {})
+    (tmp_path / "lineage.jsonl").write_text("{}\n")
+    target = Target(
+        tracking_uri=uri,
+        experiment_id=parent.experiment_id,
+        parent_run_id=parent.run_id,
+        sweep_id="x",
+        keep_checkpoints=1,
+        mode="max",
+    )
+    files = [tmp_path / "lineage.jsonl"]
+    spool = tmp_path / "spool"
+    leave_to_flush(spool, target, "FINISHED", tags={"top": "a"}, metrics={"fit_s": 2.0}, files=files)
+    assert flush_command(spool) == 0
+    client = MlflowClient(uri)
+    run = client.get_run(parent.run_id)
+    assert (run.info.status, run.data.tags["top"], run.data.metrics) == ("FINISHED", "a", {"fit_s": 2.0})
+    assert [file.path for file in client.list_artifacts(parent.run_id)] == ["lineage.jsonl"]
+    assert not spool.exists()
+
+
 def test_sqlite_gets_the_same_and_its_artifacts_lie_beside_it(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    parent = open_parent(uri, "pbt_ppo", "sweep", {"plato.sweep_id": "x"}, {f"p{i}": "v" * 600 for i in range(250)})
+    params = {f"p{i}": "v" * 600 for i in range(250)} | {"not a = name": 1}
+    texts = {"config.yaml": "seed: 1\n"}
+    parent = open_parent(uri, "pbt_ppo", "sweep", {"plato.sweep_id": "x"}, params, texts=texts)
     writer = _writer(tmp_path / "spool", uri, parent)
     _begin(writer, "a", "b")
     for key in ("a", "b"):
@@ -437,7 +473,6 @@ def test_sqlite_gets_the_same_and_its_artifacts_lie_beside_it(tmp_path: Path) ->
     manifest = tmp_path / "mlruns" / "pbt_ppo" / run.info.run_id / "artifacts" / "checkpoint_000005" / "manifest.json"
     assert manifest.exists()
 
-    log_text(uri, parent.run_id, "seed: 1\n", "config.yaml")
     (tmp_path / "lineage.jsonl").write_text("{}\n")
     upload_lineage(uri, parent.run_id, tmp_path / "lineage.jsonl")
     close_parent(uri, parent.run_id, "FINISHED", tags={"top": "a"}, metrics={"trials": 2})
