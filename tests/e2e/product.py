@@ -96,6 +96,16 @@ class Script:
                 lines.append(" ".join(process.cmdline()))
         return lines
 
+    def listens_on(self) -> set[str]:
+        """Returns the addresses on which anything that the script started takes connections."""
+        addresses = set()
+        for process in marked(self.mark):
+            with contextlib.suppress(psutil.Error):
+                for connection in process.net_connections(kind="inet"):
+                    if connection.status == psutil.CONN_LISTEN:
+                        addresses.add(connection.laddr.ip.removeprefix("::ffff:"))
+        return addresses
+
     def wait_for_training(self) -> None:
         """Waits until each of two trials has written a checkpoint."""
 

@@ -108,12 +108,19 @@ def test_more_tuned_values_than_can_be_tracked_are_refused() -> None:
         ("postgresql://db/mlflow?user=plato&password=s3cret", "PGPASSWORD"),
         ("mysql+pymysql://plato:s3cret@db/mlflow", "option file"),
         ("https://plato:s3cret@mlflow.example", "MLFLOW_TRACKING_PASSWORD"),
+        ("https://s3cret@mlflow.example", "MLFLOW_TRACKING_PASSWORD"),
+        ("https://mlflow.example?api_key=s3cret", "MLFLOW_TRACKING_PASSWORD"),
     ],
 )
 def test_a_password_in_the_tracking_uri_is_refused_and_not_repeated(uri: str, way_out: str) -> None:
     text = refusal(tracking_uri=uri)
     assert way_out in text
     assert "s3cret" not in text
+
+
+def test_a_metric_that_the_algorithm_never_reports_is_refused() -> None:
+    assert "'kl' is not a metric" in refusal(algorithm="DQN", mutations={"lr": [0.1, 0.2]}, rank_metric="kl")
+    assert config(rank_metric="kl").rank_metric_name == "kl"
 
 
 def test_names_are_canonical_wherever_they_came_from() -> None:

@@ -64,6 +64,7 @@ def test_test_local_stays_on_this_machine_whatever_the_shell_is_set_up_for(write
 def test_test_local_from_the_environment_chooses_its_preset() -> None:
     assert load_config({}, None, {"PLATO_TEST_LOCAL": "true"}).preset == "test-local"
     assert load_config({"preset": "plato"}, None, {"PLATO_TEST_LOCAL": "true"}).preset == "plato"
+    assert load_config({"test_local": True}, None, {"PLATO_PRESET": "plato"}).preset == "test-local"
     assert "PLATO_TEST_LOCAL: 'perhaps'" in refusal({}, PLATO_TEST_LOCAL="perhaps")
 
 
