@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -64,10 +64,11 @@ def run_sweep(config: SweepConfig, as_json: bool) -> int:
         print(_opening(config), file=stream, flush=True)
         for name, value in PREFECT_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-        with _prefect(prepared.sweep_dir / "prefect.log", at_exit):
+        with _signals_wait():
+            wait_for_prefect = _start_prefect(prepared.sweep_dir / "prefect.log", at_exit)
             from flows.sweep_and_fetch import sweep
-
-            store.join()
+        store.join()
+        wait_for_prefect()
         with terminal(stream) as followed:
             result = sweep(**config.flow_parameters())
     except (KeyboardInterrupt, SweepStopped) as error:
@@ -113,22 +114,33 @@ def _open_store(uri: str) -> None:
 
 
 @contextlib.contextmanager
-def _prefect(log: Path, at_exit: contextlib.ExitStack) -> Iterator[None]:
-    """Has Prefect use the server that the user named, else one of this process, which starts meanwhile."""
+def _signals_wait() -> Iterator[None]:
+    """Lets Ctrl-C and SIGTERM take effect after what runs inside: C code in imports swallows what a handler raises."""
+    came: list[int] = []
+    handlers = {n: signal.signal(n, lambda number, frame: came.append(number)) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if came:
+        signal.raise_signal(came[0])
+
+
+def _start_prefect(log: Path, at_exit: contextlib.ExitStack) -> Callable[[], None]:
+    """Has Prefect use the server that the user named, else one of this process, and returns how to wait for it."""
     from prefect.context import refresh_global_settings_context
     from prefect.settings import get_current_settings
 
     settings = get_current_settings()
     if settings.api.url is not None or not settings.server.ephemeral.enabled:
-        yield
-        return
+        return lambda: None
     from plato_core.prefect_server import TemporaryServer
 
     server = at_exit.enter_context(TemporaryServer(log))
     os.environ["PREFECT_API_URL"] = server.api_url
     refresh_global_settings_context()
-    yield
-    server.wait(settings.server.ephemeral.startup_timeout_seconds)
+    return lambda: server.wait(settings.server.ephemeral.startup_timeout_seconds)
 
 
 def _what_is_left(sweep_dir: Path) -> str:
