@@ -22,7 +22,7 @@ def fresh_state() -> Iterator[None]:
 
 
 def stopper(**settings: Any) -> SweepStopper:
-    return SweepStopper(SweepConfig(mutations=LR, seed=1, **settings))
+    return SweepStopper(SweepConfig.model_validate({"mutations": LR, "seed": 1, **settings}))
 
 
 def result(iteration: int, episode_return: float) -> dict[str, Any]:
