@@ -54,7 +54,9 @@ def run_sweep(config: SweepConfig, as_json: bool) -> int:
     at_exit = contextlib.ExitStack()
     atexit.register(at_exit.close)  # before Prefect's own, so after them: they tell the server the last of it
     prepared = process.prepare(config)  # Ray loads in its own process while Prefect is imported and started below
-    store = threading.Thread(target=_open_store, args=(config.store_uri,), name="store", daemon=True)
+    # Not a daemon for a SQLite file: one whose tables are half made when the process ends is of no use any more.
+    daemon = not config.store_uri.startswith("sqlite")
+    store = threading.Thread(target=_open_store, args=(config.store_uri,), name="store", daemon=daemon)
     store.start()
     try:
         from plato_core.report.sinks import terminal
