@@ -7,6 +7,7 @@ from typing import Literal
 
 from plato_core.errors import ConfigError, SelectionError
 from plato_core.manifest import Manifest
+from plato_core.report.text import counted
 
 Mode = Literal["max", "min"]
 _SHOWN = 10
@@ -192,8 +193,7 @@ def _age(run: RunRecord) -> tuple[float, str]:
 def _described(run: RunRecord, metric: str, checkpoints: int) -> str:
     value = run.metrics.get(metric)
     known = f"{metric} {value:g}" if value is not None else f"no {metric}"
-    plural = "" if checkpoints == 1 else "s"
-    return f"{run.name} ({run.run_id}): {run.status}, {known}, {checkpoints} complete checkpoint{plural}"
+    return f"{run.name} ({run.run_id}): {run.status}, {known}, {counted(checkpoints, 'complete checkpoint')}"
 
 
 def _shortened(lines: list[str]) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import psutil
 import ray
 
 from plato_core.config import SweepConfig
+from plato_core.config_machine import available_cpus
 from plato_core.errors import SweepError
 from plato_core.sweep.packing import Packing, pack
 
@@ -64,14 +64,6 @@ def plan(config: SweepConfig) -> Packing:
         memory_bytes=available_memory() if local else resources.get("memory", 0.0),
         num_env_runners=config.num_env_runners,
     )
-
-
-def available_cpus() -> int:
-    """CPUs that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS
-        return os.cpu_count() or 1
 
 
 def available_memory() -> float:
