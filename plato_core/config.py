@@ -28,7 +28,7 @@ class SweepConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, title="Sweep")
 
     preset: str | None = Field(
-        None, title="Preset", description="Shipped defaults to start from: plato, test-local, or none."
+        None, title="Preset", description="Shipped defaults to start from: plato, test-local, nightly, or none."
     )
     env_name: str = Field(
         "CartPole-v1",
@@ -110,6 +110,18 @@ class SweepConfig(BaseModel):
         title="Storage",
         description="Folder that a sweep keeps its own files in.",
         min_length=1,
+    )
+    prune_after_days: float | None = Field(
+        None,
+        title="Prune after (days)",
+        description="Before the sweep, remove the files of sweeps that ended so many days ago.",
+        gt=0,
+    )
+    prune_keep: int | None = Field(
+        None,
+        title="Prune to",
+        description="Before the sweep, remove the files of all but so many of the newest finished sweeps.",
+        ge=0,
     )
     local_path: str = Field(
         "model_checkpoints",

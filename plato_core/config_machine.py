@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from plato_core.config import SweepConfig
+from plato_core.config_sources import flag
 from plato_core.config_store import check_store
 from plato_core.errors import ConfigError
 from plato_core.training.environments import check_environment
@@ -47,12 +48,12 @@ def _check_cpus(config: SweepConfig) -> None:
 
 
 def _check_folder(name: str, folder: Path) -> None:
-    flag = f"--{name.replace('_', '-')}"
+    way_out = f"give another {flag(name)}"
     for place in (folder, *folder.parents):
         if not os.path.lexists(place):
             continue
         if not place.is_dir():
-            raise ConfigError(f"{name}: {place} is a file, where a folder should be; give another {flag}")
+            raise ConfigError(f"{name}: {place} is a file, where a folder should be; {way_out}")
         if not os.access(place, os.W_OK | os.X_OK):
-            raise ConfigError(f"{name}: nothing can be written in {place}; give another {flag}")
+            raise ConfigError(f"{name}: nothing can be written in {place}; {way_out}")
         return

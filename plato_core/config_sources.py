@@ -4,7 +4,7 @@ The result is complete: nothing that it leaves open is decided by an environment
 """
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,11 @@ from plato_core.search_space import parse, parse_start
 from plato_core.training import schema
 
 ENV_PREFIX = "PLATO_"
-NO_PRESET = "none"
+NO_PRESET, DEFAULT_PRESET, LOCAL_PRESET = "none", "plato", "test-local"
 _MERGED = ("hyperparameters", "mutations")
 _OTHER_VARIABLES = {"tracking_uri": "MLFLOW_TRACKING_URI", "ray_address": "RAY_ADDRESS"}
+# What a machine's environment says of the place where a sweep runs, and not of the sweep.
+PLACES = (*_OTHER_VARIABLES.values(), *(f"{ENV_PREFIX}{name.upper()}" for name in _OTHER_VARIABLES))
 _FIELD_ALIASES = {"num_workers": "num_env_runners", "env": "env_name"}
 _NOT_WITH_TEST_LOCAL = ("tracking_uri", "ray_address", "preset")
 
@@ -36,12 +38,23 @@ class _Layer:
     labels: dict[tuple[str, ...], str] = field(default_factory=dict)
 
 
-def load_config(flags: Mapping[str, Any], file: Path | None, environ: Mapping[str, str]) -> SweepConfig:
+def flag(name: str) -> str:
+    """Return what the command line calls a setting."""
+    return f"--{name.replace('_', '-')}"
+
+
+def load_config(
+    flags: Mapping[str, Any],
+    file: Path | None,
+    environ: Mapping[str, str],
+    label: Callable[[str], str] = flag,
+) -> SweepConfig:
     """Return the complete config of a sweep.
 
     Args:
         flags: Settings by field name that the user gave on the command line (or in a form): only those.
         file: A YAML file of settings, `--config`.
+        label: What the user knows one of the `flags` by.
         environ: The process's environment: `PLATO_<FIELD>`, and `MLFLOW_TRACKING_URI` and `RAY_ADDRESS` after
             their `PLATO_` forms. With `test_local` the environment chooses neither tracking store nor Ray
             cluster: that is a run on this machine, whatever the shell was set up for.
@@ -52,7 +65,7 @@ def load_config(flags: Mapping[str, Any], file: Path | None, environ: Mapping[st
     Raises:
         ConfigError: One line that says where the value came from, the value, what is allowed and the way out.
     """
-    layers = [_from_environment(environ), _from_file(file), _from_flags(flags)]
+    layers = [_from_environment(environ), _from_file(file), _from_flags(flags, label)]
     user = _merge(layers)
     test_local = _flag(user, "test_local")
     if test_local:
@@ -113,9 +126,8 @@ def _line(path: Path, lines: config_yaml.Lines, where: tuple[str, ...]) -> str:
     return f"{path} line {line}, {dotted(where)}" if line is not None else f"{path}, {dotted(where)}"
 
 
-def _from_flags(flags: Mapping[str, Any]) -> _Layer:
-    labels = {(name,): f"--{name.replace('_', '-')}" for name in flags}
-    return _named(_Layer(dict(flags), labels))
+def _from_flags(flags: Mapping[str, Any], label: Callable[[str], str]) -> _Layer:
+    return _named(_Layer(dict(flags), {(name,): label(name) for name in flags}))
 
 
 def _named(layer: _Layer) -> _Layer:
@@ -158,7 +170,7 @@ def _flag(layer: _Layer, name: str) -> bool:
 def _preset_name(user: _Layer, test_local: bool) -> str:
     name = user.values.get("preset")
     if name is None:
-        return "test-local" if test_local else "plato"
+        return LOCAL_PRESET if test_local else DEFAULT_PRESET
     known = (*presets.names(), NO_PRESET)
     if name not in known:
         hint = did_you_mean(str(name), known)

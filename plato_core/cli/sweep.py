@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 from plato_core import presets
 from plato_core.config import SweepConfig
 from plato_core.config_machine import check_machine
-from plato_core.config_sources import load_config
+from plato_core.config_sources import DEFAULT_PRESET, load_config
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "What": (
@@ -20,8 +20,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "When to stop": ("stop_reward", "stop_when", "max_iterations", "time_budget_s"),
     "Where": (
-        "experiment_name", "tracking_uri", "storage_path", "local_path", "ray_address", "num_cpus",
-        "num_gpus", "num_env_runners",
+        "experiment_name", "tracking_uri", "storage_path", "prune_after_days", "prune_keep", "local_path",
+        "ray_address", "num_cpus", "num_gpus", "num_env_runners",
     ),
     "Checkpoints": ("checkpoint_interval", "keep_checkpoints"),
     "Which wins": ("rank_metric", "mode"),
@@ -111,10 +111,9 @@ def _metavar(info: FieldInfo) -> str:
 
 
 def _default(name: str, info: FieldInfo) -> str | None:
-    """The default in words; where the presets differ, each of theirs."""
+    """The default in words: what holds without a preset's name, then where other presets differ."""
     shipped = {preset: presets.read(preset)["config"].get(name, info.default) for preset in presets.names()}
-    values = set(shipped.values())
-    if len(values) == 1:
-        value = values.pop()
-        return None if value is None or value is False else str(value)
-    return ", ".join(f"{value} with {preset}" for preset, value in shipped.items() if value is not None)
+    usual = shipped[DEFAULT_PRESET]
+    parts = [] if usual is None or usual is False else [str(usual)]
+    parts += [f"{value} with {preset}" for preset, value in shipped.items() if value not in (None, usual)]
+    return ", ".join(parts) or None

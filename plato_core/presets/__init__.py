@@ -17,14 +17,20 @@ def names() -> tuple[str, ...]:
 
 @functools.cache
 def read(name: str) -> dict[str, Any]:
-    """Return a preset as it is written: `title`, `description`, `config`, `algorithms`, `env_defaults`.
+    """Return a preset: `title`, `description`, `config`, `algorithms`, `env_defaults`.
+
+    One that names another as its `base` has that one's settings with its own `config` over them.
 
     Raises:
         KeyError: If there is no such preset.
     """
     if name not in names():
         raise KeyError(name)
-    return config_yaml.parse_value((resources.files(__name__) / f"{name}.yaml").read_text(encoding="utf-8"))
+    own = config_yaml.parse_value((resources.files(__name__) / f"{name}.yaml").read_text(encoding="utf-8"))
+    if "base" not in own:
+        return own
+    base = read(own.pop("base"))
+    return {**base, **own, "config": {**base["config"], **own["config"]}}
 
 
 def partial(name: str | None, algorithm: str, env_name: str) -> dict[str, Any]:

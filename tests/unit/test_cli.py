@@ -61,7 +61,7 @@ def test_help_shows_every_flag_with_the_settings_own_words(capsys: pytest.Captur
                 description = SweepConfig.model_fields[name].description
                 assert description is not None
                 assert description in text
-    assert "[default: 120 with plato, 5 with test-local]" in text
+    assert "[default: 120, 5 with nightly, 5 with test-local]" in text
     assert "pbt|asha|median" in text
 
 
