@@ -8,10 +8,17 @@ TORCH_INDEX ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
 
-.PHONY: run test setup lint types unit bench clean
+.PHONY: run up down test setup lint types unit bench clean
 
 run: setup
 	$(BIN)/python flows/sweep_and_fetch.py --test-local $(ARGS)
+
+# The local stack: Prefect and MLflow servers and a worker, with all data in .plato/stack; see docs/deploying.md.
+up: setup
+	$(BIN)/plato up
+
+down:
+	$(BIN)/plato down
 
 test: lint types
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests

@@ -7,6 +7,7 @@
     ├── TrackingError         the MLflow store: unreachable, refused, or inconsistent
     ├── SelectionError        no run of the sweep qualifies as its winner
     ├── CheckpointError       a checkpoint is missing, incomplete or damaged
+    ├── StackError            a part of the local stack does not start, or the deployments cannot be applied
     └── SweepError            the sweep itself failed
         └── SweepStopped      it was told to stop (Ctrl-C, SIGTERM, cancel)            exit code 130/143
 
@@ -38,6 +39,10 @@ class SelectionError(PlatoError):
 
 class CheckpointError(PlatoError):
     """A checkpoint is missing, incomplete or does not match its manifest."""
+
+
+class StackError(PlatoError):
+    """A part of the local stack does not start, or the project cannot be deployed to it."""
 
 
 class SweepError(PlatoError):
