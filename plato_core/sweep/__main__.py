@@ -20,7 +20,7 @@ from types import FrameType
 from plato_core.config import SweepConfig
 from plato_core.errors import PlatoError
 from plato_core.report.text import counted
-from plato_core.sweep import channel
+from plato_core.sweep import channel, folder
 from plato_core.sweep.environment import prepare_environment
 from plato_core.sweep.events import Failed, Phase, SweepEnded
 from plato_core.sweep.protocol import Prepare
@@ -43,12 +43,15 @@ def main() -> int:
         return 0
     channel.listen()
     try:
+        folder.hold(Path(prepare.sweep_dir))  # until this process ends
         return _run(prepare)
     except PlatoError as error:
+        folder.record_end(Path(prepare.sweep_dir), "failed")
         channel.emit(Failed.of(error))
         return error.exit_code
     except Exception as error:
         traceback.print_exc()
+        folder.record_end(Path(prepare.sweep_dir), "failed")
         channel.emit(Failed(error_type="bug", message=f"{type(error).__name__}: {error}"))
         return 1
     finally:
@@ -76,6 +79,7 @@ def _run(prepare: Prepare) -> int:
     tracking = runner.tracking_callback(config, sweep_id=prepare.sweep_id, sweep_dir=sweep_dir)
     try:
         fitted = runner.fit(config, configs=configs, packing=packing, sweep_dir=sweep_dir, tracking=tracking)
+        folder.record_end(sweep_dir, "stopped" if STATE.cancelled else "finished")
     finally:
         # Also of a sweep that failed: its runs must not stay RUNNING, and its errors are in their tags.
         limit_s = DRAIN_WHEN_CANCELLED_S if STATE.cancelled else math.inf

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
-import secrets
 import shutil
 import signal
 import subprocess
@@ -14,7 +13,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -25,12 +23,12 @@ from plato_core.config import SweepConfig
 from plato_core.errors import SweepError, SweepStopped
 from plato_core.sweep.channel import EVENTS_FD
 from plato_core.sweep.events import Event, Failed, SweepEnded, parse
+from plato_core.sweep.folder import CONFIG_NAME, hold, new_sweep_id
 from plato_core.sweep.protocol import Go, Prepare
 
 # A cancelled sweep is gone within so many seconds: trials finish an iteration and write a last checkpoint.
 STOP_S = 20.0
 LOG_NAME = "sweep.log"
-CONFIG_NAME = "config.yaml"
 _TICK_S = 0.5
 
 
@@ -49,9 +47,10 @@ class SweepProcess:
 
     def __init__(self, config: SweepConfig) -> None:
         self.config = config
-        self.sweep_id = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+        self.sweep_id = new_sweep_id()
         self.sweep_dir = config.storage_folder / self.sweep_id
         self.sweep_dir.mkdir(parents=True)
+        self._running = hold(self.sweep_dir)  # before it can be told from other folders, so that it is never pruned
         (self.sweep_dir / CONFIG_NAME).write_text(config.to_yaml())
         # Not below the storage path: Ray puts sockets there, whose paths may have 107 characters at most.
         self._ray_temp_dir = Path(tempfile.mkdtemp(prefix="plato-", dir="/tmp"))
@@ -89,6 +88,7 @@ class SweepProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+        self._running.release()  # not earlier: after `close` the spool may still be written
 
     def go(self, go: Go) -> None:
         """Lets training begin, tracked as `go` says."""
@@ -153,6 +153,7 @@ class SweepProcess:
         shutil.rmtree(self._ray_temp_dir, ignore_errors=True)
         if not self._begun:
             shutil.rmtree(self.sweep_dir, ignore_errors=True)  # nothing was run, nothing is kept
+            self._running.release()
 
     def _hang_up(self) -> None:
         """Closes the child's standard input, which is SIGTERM to it; a signal would leave its listener waiting."""
@@ -206,6 +207,11 @@ def prepare(config: SweepConfig) -> SweepProcess:
     global _prepared
     _prepared = SweepProcess(config)
     return _prepared
+
+
+def is_prepared() -> bool:
+    """Says whether a process was started ahead: by a command line, which has checked its config."""
+    return _prepared is not None
 
 
 def adopt(config: SweepConfig) -> SweepProcess:

@@ -11,6 +11,7 @@ from product import SHORT_CONFIG, Product, Script, wait_until
 from store import statuses, tracked
 
 from plato_core.manifest import read_manifest, verify
+from plato_core.sweep.folder import read_end
 
 STOP_S = 20.0
 NEVER = 100_000
@@ -61,6 +62,9 @@ def test_a_sweep_that_is_stopped_ends_in_order(product: Product, how: str, code:
     assert [run.info.status for run in runs.children] == ["KILLED", "KILLED"]
     assert_last_checkpoints(script)
     assert not (script.sweep_dir / "tracking").exists()  # all of it is in the store
+    end = read_end(script.sweep_dir)
+    assert end is not None
+    assert end.outcome == "stopped"
     assert "Fatal" not in (script.sweep_dir / "sweep.log").read_text()
 
 

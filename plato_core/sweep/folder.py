@@ -1,0 +1,98 @@
+"""What a sweep's folder says of the sweep: its name, whether a process of it lives, how it ended.
+
+::
+
+    config.yaml     the resolved config; a folder without it is no sweep's
+    running.lock    locked (flock, shared) by the sweep's process and by its parent for as long as each lives
+    ended.json      how training ended, and when; not there while it runs, and never if it was killed
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import secrets
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+
+from plato_core.errors import SweepError
+
+CONFIG_NAME = "config.yaml"
+RUNNING_NAME = "running.lock"
+END_NAME = "ended.json"
+SWEEP_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
+
+Outcome = Literal["finished", "stopped", "failed"]
+
+
+class End(BaseModel):
+    """How a sweep's training ended.
+
+    Attributes:
+        outcome: By itself, told to stop, or with an error.
+        when: The moment.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    outcome: Outcome
+    when: AwareDatetime
+
+
+class Hold:
+    """The word of one process that a sweep runs. The kernel takes it back when the process dies, however that is."""
+
+    def __init__(self, descriptor: int | None) -> None:
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Takes it back now; a second time it does nothing."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def new_sweep_id() -> str:
+    """Returns a name for a sweep that starts now; `SWEEP_ID` matches it."""
+    return f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+
+
+def hold(sweep_dir: Path) -> Hold:
+    """Marks a sweep as running, for this process; several may do so.
+
+    On a file system without locks it does nothing: who prunes goes by the age of the files there.
+
+    Raises:
+        SweepError: The folder is about to be pruned.
+    """
+    descriptor = os.open(sweep_dir / RUNNING_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise SweepError(f"{sweep_dir} is being pruned by another process") from None
+    except OSError:
+        os.close(descriptor)
+        return Hold(None)
+    return Hold(descriptor)
+
+
+def record_end(sweep_dir: Path, outcome: Outcome) -> None:
+    """Writes down how training ended. A full disk is no reason to fail now: the sweep then counts as unfinished."""
+    partial = sweep_dir / f".{END_NAME}.partial"
+    with contextlib.suppress(OSError):
+        partial.write_text(End(outcome=outcome, when=datetime.now(UTC)).model_dump_json())
+        partial.replace(sweep_dir / END_NAME)
+
+
+def read_end(sweep_dir: Path) -> End | None:
+    """Returns how training ended, None if nothing readable says so."""
+    try:
+        return End.model_validate_json((sweep_dir / END_NAME).read_bytes())
+    except (OSError, ValidationError):
+        return None
