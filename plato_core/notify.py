@@ -1,0 +1,122 @@
+"""Having a Prefect server call a webhook when a sweep ends, through its own blocks and automations."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from plato_core import config_yaml
+from plato_core.errors import ConfigError
+from plato_core.names import did_you_mean
+from plato_core.report.text import hide_passwords, plain
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.events.schemas.automations import AutomationCore
+
+AUTOMATIONS = Path("deployments/automations/notify.yaml")
+# The block that holds the address, which may be as good as a password: only the server reads it.
+BLOCK_NAME = "plato-notify"
+_HEADERS = {"Content-Type": "application/json"}
+_NAME_PREFIX = "sweep "
+
+
+def notify(folder: Path, url: str, on: Collection[str]) -> None:
+    """Has the server call an address. A second time it replaces what the first has set up.
+
+    Args:
+        folder: The project's folder, with `AUTOMATIONS` in it.
+        url: The address that is sent a POST.
+        on: At which ends of a sweep: what follows "sweep" in the automations' names. The others are switched off.
+
+    Raises:
+        ConfigError: The address or an outcome is none, or no server answers.
+    """
+    automations = _automations(folder)
+    _check(url, on, [_outcome(automation) for automation in automations])
+    with _server() as client:
+        from prefect.blocks.webhook import Webhook
+        from pydantic import SecretStr
+
+        Webhook(url=SecretStr(url), headers=_HEADERS).save(BLOCK_NAME, overwrite=True)  # type: ignore[arg-type]
+        block_id = client.read_block_document_by_name(BLOCK_NAME, "webhook").id
+        for automation in automations:
+            for action in automation.actions:
+                if action.type == "call-webhook":
+                    action.block_document_id = block_id
+            automation.enabled = _outcome(automation) in on
+            there = client.read_automations_by_name(automation.name)
+            if there:
+                client.update_automation(there[0].id, automation)
+            else:
+                client.create_automation(automation)
+
+
+def stop(folder: Path) -> int:
+    """Removes from the server what `notify` has set up.
+
+    Returns:
+        How many automations there were to remove.
+
+    Raises:
+        ConfigError: The file of automations is missing or cannot be read, or no server answers.
+    """
+    automations = _automations(folder)
+    with _server() as client:
+        there = [found for wanted in automations for found in client.read_automations_by_name(wanted.name)]
+        for automation in there:
+            client.delete_automation(automation.id)
+        from prefect.blocks.webhook import Webhook
+
+        with contextlib.suppress(ValueError):  # there is none
+            Webhook.delete(BLOCK_NAME)
+    return len(there)
+
+
+def _automations(folder: Path) -> list[AutomationCore]:
+    path = folder / AUTOMATIONS
+    if not path.is_file():
+        raise ConfigError(f"{path}: there is no such file; run this in the project's folder")
+    from prefect.events.schemas.automations import AutomationCore
+    from pydantic import ValidationError
+
+    try:
+        return [AutomationCore.model_validate(one) for one in config_yaml.read_mapping(path)[0]["automations"]]
+    except (KeyError, TypeError, ValidationError) as error:
+        raise ConfigError(f"{path}: the automations in it are not readable: {plain(str(error))}") from None
+
+
+def _outcome(automation: AutomationCore) -> str:
+    return automation.name.removeprefix(_NAME_PREFIX)
+
+
+def _check(url: str, on: Collection[str], known: list[str]) -> None:
+    # Not the address itself: it is a secret.
+    if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", url):
+        raise ConfigError("what came on standard input is no address of a webhook; give one line with https://...")
+    if not on:
+        raise ConfigError(f"--on: names no end of a sweep; give some of {', '.join(known)}, or --off")
+    for outcome in on:
+        if outcome not in known:
+            raise ConfigError(f"--on: {outcome!r} is none of {', '.join(known)}{did_you_mean(outcome, known)}")
+
+
+@contextlib.contextmanager
+def _server() -> Iterator[SyncPrefectClient]:
+    import httpx
+    from prefect.client.orchestration import get_client
+    from prefect.settings import get_current_settings
+
+    url = get_current_settings().api.url
+    if url is None:
+        raise ConfigError("PREFECT_API_URL is not set; give it a server's address, as `plato up` prints one")
+    try:
+        with get_client(sync_client=True) as client:
+            yield client
+    except httpx.TransportError as error:
+        raise ConfigError(
+            f"PREFECT_API_URL: no Prefect server answers at {hide_passwords(url)} ({error}); start one with `plato up`"
+        ) from None

@@ -1,0 +1,118 @@
+"""A Prefect server of a test's own, started as the local stack starts its own, and what tests ask of it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import stamina
+from stack import free_ports
+
+from plato_core.stack.parts import PREFECT, client_environment, parts
+from plato_core.stack.settings import StackSettings
+
+T = TypeVar("T")
+_STARTS_WITHIN_S = 120.0
+
+
+class _Busy(Exception):
+    pass
+
+
+class PrefectServer:
+    """A server on a free port of 127.0.0.1, with its data in a folder. Use as a context manager.
+
+    Args:
+        folder: For its data and its log.
+        variables: Further ones of its environment.
+
+    Attributes:
+        api_url: Its address.
+    """
+
+    def __init__(self, folder: Path, **variables: str) -> None:
+        self._settings = StackSettings(folder=folder, prefect_port=free_ports(1)[0])
+        self._settings.logs.mkdir(parents=True, exist_ok=True)
+        self._variables = variables
+        self.api_url = self._settings.api_url
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> PrefectServer:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of a process that talks to it."""
+        return client_environment(self._settings, os.environ)
+
+    def start(self) -> None:
+        part = parts(self._settings, os.environ)[PREFECT]
+        with part.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                part.command, env=part.environment | self._variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        try:
+            wait_for(self._answers, "the Prefect server answers", _STARTS_WITHIN_S)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(30.0)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+
+    # 503 is "try again", of a SQLite file that another transaction has locked; Prefect's own client does so too.
+    @stamina.retry(on=_Busy, attempts=20, wait_max=1.0)
+    def request(self, method: str, path: str, body: Any = None) -> Any:
+        response = httpx.request(method, f"{self.api_url}{path}", json=body, timeout=30.0, trust_env=False)
+        if response.status_code == 503:
+            raise _Busy
+        response.raise_for_status()
+        return response.json() if response.content else None
+
+    def run(self, *command: str, cwd: Path, text_in: str = "") -> subprocess.CompletedProcess[str]:
+        """Runs a Python module or file as its user, to its end."""
+        return subprocess.run(
+            [sys.executable, *command],
+            cwd=cwd,
+            env=self.environment | {"PWD": str(cwd)},  # as a shell sets it; `prefect.yaml` reads it
+            input=text_in,
+            capture_output=True,
+            text=True,
+            timeout=200.0,
+            check=False,
+        )
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, "the Prefect server ended; its log is in its folder"
+        try:
+            return httpx.get(f"{self.api_url}/health", timeout=5.0, trust_env=False).is_success
+        except httpx.TransportError:
+            return False
+
+
+def wait_for(found: Callable[[], T], what: str, timeout_s: float = 60.0) -> T:
+    """Asks again and again until something true comes back."""
+    deadline = time.monotonic() + timeout_s
+    while not (result := found()):
+        assert time.monotonic() < deadline, f"waited {timeout_s:g} s until {what}"
+        time.sleep(0.1)
+    return result
