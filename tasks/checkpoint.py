@@ -15,6 +15,7 @@ from tasks.retries import DELAY_S, store_may_come_back
 
 @task(
     name="download the checkpoint",
+    task_run_name="download {selection.checkpoint.artifact_path}",
     retries=2,
     retry_delay_seconds=DELAY_S,
     retry_condition_fn=store_may_come_back,

@@ -26,6 +26,7 @@ VERSIONED = ("plato-sweeps", "ray", "mlflow", "prefect", "torch", "gymnasium", "
 
 @task(
     name="open the parent run",
+    task_run_name="open the parent run of {sweep_id}",
     retries=2,
     retry_delay_seconds=DELAY_S,
     retry_condition_fn=store_may_come_back,
@@ -57,6 +58,7 @@ def close_parent_run(
     *,
     tags: dict[str, str] | None = None,
     metrics: dict[str, float] | None = None,
+    step: int = 0,
 ) -> str | None:
     """Adds the lineage to the parent run and ends it; while the store is away, `plato flush` does so later.
 
@@ -67,6 +69,7 @@ def close_parent_run(
         status: How it ended.
         tags: Last tags.
         metrics: Last metrics.
+        step: Of the metrics; where the sweep's own series ended, to be the last values of those too.
 
     Returns:
         None, or what is left to do where the store is away.
@@ -75,7 +78,7 @@ def close_parent_run(
     lineage.touch()  # no exploit is a fact too
     try:
         parent.upload_lineage(config.store_uri, opened.run_id, lineage)
-        parent.close_parent(config.store_uri, opened.run_id, status, tags=tags, metrics=metrics)
+        parent.close_parent(config.store_uri, opened.run_id, status, tags=tags, metrics=metrics, step=step)
     except TrackingError as error:
         process.close()  # which sends from the spool as long as it lives
         spool = process.sweep_dir / TRACKING_FOLDER
@@ -88,7 +91,9 @@ def close_parent_run(
             mode=config.mode,
         )
         with suppress(TrackingError):  # the trials' writer hangs in a request; what it has is in the spool
-            parent.leave_to_flush(spool, target, status, tags=tags or {}, metrics=metrics or {}, files=[lineage])
+            parent.leave_to_flush(
+                spool, target, status, tags=tags or {}, metrics=metrics or {}, files=[lineage], step=step
+            )
         return f"the parent run is not ended ({error}); plato flush {spool} does so"
     return None
 

@@ -15,6 +15,7 @@ from tasks.retries import DELAY_S, store_may_come_back
 
 @task(
     name="select the top run",
+    task_run_name="select the top run by {config.rank_metric_name}",
     retries=2,
     retry_delay_seconds=DELAY_S,
     retry_condition_fn=store_may_come_back,

@@ -7,6 +7,7 @@ from prefect.cache_policies import NO_CACHE
 
 from plato_core.config import SweepConfig
 from plato_core.errors import SweepError
+from plato_core.report.progress import SweepProgress
 from plato_core.report.sinks import reporting
 from plato_core.sweep.events import SweepEnded
 from plato_core.sweep.process import SweepProcess
@@ -14,8 +15,12 @@ from plato_core.sweep.protocol import Go
 from plato_core.tracking.parent import ParentRun
 
 
-@task(name="run the sweep", cache_policy=NO_CACHE)
-def run_sweep(config: SweepConfig, process: SweepProcess, opened: ParentRun) -> SweepEnded:
+@task(
+    name="run the sweep",
+    task_run_name="train {config.num_tune_samples} x {config.algorithm} on {config.env_name}",
+    cache_policy=NO_CACHE,
+)
+def run_sweep(config: SweepConfig, process: SweepProcess, opened: ParentRun, progress: SweepProgress) -> SweepEnded:
     """Lets the sweep train, follows it to its end, and ends it in order if this task is told to stop.
 
     Never retried blindly: a sweep is paid for.
@@ -24,6 +29,7 @@ def run_sweep(config: SweepConfig, process: SweepProcess, opened: ParentRun) -> 
         config: The resolved config.
         process: The sweep's process, which has loaded Ray meanwhile.
         opened: The parent run.
+        progress: The sweep's state, kept up to date here; still there for the caller if this fails.
 
     Raises:
         SweepError: The sweep failed.
@@ -36,7 +42,7 @@ def run_sweep(config: SweepConfig, process: SweepProcess, opened: ParentRun) -> 
             parent_run_id=opened.run_id,
         )
     )
-    with reporting(config, get_run_logger()) as report:
+    with reporting(config, opened, progress, get_run_logger()) as report:
         ended: SweepEnded | None = None
         try:
             for event in process.events():

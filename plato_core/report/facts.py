@@ -1,11 +1,14 @@
-"""What progress is made of: the sweep's facts, a row for each trial, the best value so far."""
+"""What progress is made of: the sweep's facts, a row for each trial, the best value so far; all of it in a snapshot."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from plato_core.report.curves import Curve
+from plato_core.sweep.events import SweepEnded, TrackingState
+
 RETURN_METRIC = "episode_reward_mean"
-TrialState = Literal["pending", "running", "exploiting", "finished", "failed", "stopped"]
+TrialState = Literal["pending", "running", "finished", "failed", "stopped"]
 END_STATES: dict[str, TrialState] = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "stopped"}
 
 
@@ -75,3 +78,39 @@ class Best:
     trial: str
     iteration: int
     value: float
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything that is known of a sweep at one moment, for whoever shows it.
+
+    Attributes:
+        headline: The state in one line.
+        fraction: How far the sweep is, in [0, 1].
+        rows: The leaderboard, best first.
+        best: The best value of the sweep's metric so far.
+        curves: The learning curves, in the order of the trials' numbers.
+        elapsed_s: Seconds that it has taken.
+        tracking: What the tracking writer said last.
+        ended: The sweep's last word; None while it runs.
+    """
+
+    facts: SweepFacts
+    headline: str
+    fraction: float
+    rows: tuple[TrialRow, ...]
+    best: Best | None
+    curves: tuple[Curve, ...]
+    elapsed_s: float
+    tracking: TrackingState | None
+    ended: SweepEnded | None
+
+    @property
+    def iteration(self) -> int:
+        """The furthest trial's own iteration."""
+        return max((row.iteration for row in self.rows), default=0)
+
+    @property
+    def exploits(self) -> int:
+        """How often a trial has taken over another's policy."""
+        return sum(row.generation for row in self.rows)

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from plato_core.report.facts import END_STATES, RETURN_METRIC, Best, SweepFacts, TrialRow
+from plato_core.report.curves import Curve, CurveRecorder, in_order
+from plato_core.report.facts import END_STATES, RETURN_METRIC, Best, Snapshot, SweepFacts, TrialRow
 from plato_core.report.notable import BestSoFar, end_line, exploit_line, largest, tracking_line
 from plato_core.report.text import counted, duration, measure, number, plain
 from plato_core.sweep.events import (
@@ -26,7 +27,7 @@ from plato_core.sweep.events import (
     TrialStarted,
 )
 
-__all__ = ["Best", "SweepFacts", "SweepProgress", "TrialRow"]
+__all__ = ["Best", "Snapshot", "SweepFacts", "SweepProgress", "TrialRow"]
 
 
 class SweepProgress:
@@ -39,6 +40,7 @@ class SweepProgress:
         self.facts = facts
         self._lock = threading.RLock()
         self._rows: dict[str, TrialRow] = {}
+        self._recorders: dict[str, CurveRecorder] = {}
         self._best = BestSoFar(facts)
         self._fraction = 0.0
         self._began: float | None = None
@@ -108,6 +110,26 @@ class SweepProgress:
         """Return the sweep's last word; None while it runs."""
         return self._ended
 
+    def curves(self) -> tuple[Curve, ...]:
+        """Return the learning curve of each trial that has started, in the order of their numbers."""
+        with self._lock:
+            return in_order(recorder.curve(self._rows[trial].index) for trial, recorder in self._recorders.items())
+
+    def snapshot(self) -> Snapshot:
+        """Return all of it, at one moment."""
+        with self._lock:
+            return Snapshot(
+                facts=self.facts,
+                headline=self.headline(),
+                fraction=self.fraction(),
+                rows=tuple(self.leaderboard()),
+                best=self.best(),
+                curves=self.curves(),
+                elapsed_s=self.elapsed_s(),
+                tracking=self.tracking(),
+                ended=self.ended(),
+            )
+
     def headline(self) -> str:
         """Return the state in one line: `12/40 iterations, best 312.4 of 475, 1 min 03 s`."""
         with self._lock:
@@ -152,9 +174,9 @@ class SweepProgress:
                 return self._best.take(self._result(event), event)
             case Exploited():
                 row, donor = self._row(event.trial), self._row(event.donor)
-                self._rows[event.trial] = replace(
-                    row, state="exploiting", generation=row.generation + 1, tuned=self._tuned(event.new, row)
-                )
+                tuned = self._tuned(event.new, row)
+                self._rows[event.trial] = replace(row, generation=row.generation + 1, tuned=tuned)
+                self._recorders[event.trial].exploit(event.iteration, donor.index)
                 return exploit_line(event, row, donor, self.facts.tuned)
             case TrialEnded():
                 row = self._row(event.trial)
@@ -181,6 +203,7 @@ class SweepProgress:
             taken = {row.index for row in self._rows.values()}
             index = next(i for i in range(len(taken) + 1) if i not in taken)
             self._rows[trial] = TrialRow(trial, index, state="running")
+            self._recorders[trial] = CurveRecorder()
         return self._rows[trial]
 
     def _tuned(self, values: Mapping[str, Any], row: TrialRow) -> Mapping[str, Any]:
@@ -207,6 +230,7 @@ class SweepProgress:
             env_steps=max(row.env_steps, event.env_steps),
             state=row.state if row.over else "running",
         )
+        self._recorders[event.trial].result(event.iteration, known_return)
         return row
 
     def _current_fraction(self) -> float:

@@ -1,19 +1,24 @@
-"""Who is told of a sweep's progress: the terminal of a person who waits, and the flow run's log."""
+"""Who is told of a sweep's progress: the terminal of a person who waits, the flow run's log, Prefect's UI, MLflow."""
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TextIO
 
 from plato_core.config import SweepConfig
 from plato_core.report.facts import SweepFacts
 from plato_core.report.progress import SweepProgress
+from plato_core.report.publisher import Logger, Publisher, finish
 from plato_core.report.terminal import TerminalReporter
 from plato_core.sweep.events import Event
+from plato_core.tracking.parent import ParentRun
+
+# A sweep that has ended waits so long for Prefect's and MLflow's servers to take its last state.
+LAST_UPDATE_S = 3.0
 
 
 def facts_of(config: SweepConfig) -> SweepFacts:
@@ -53,16 +58,22 @@ def terminal(stream: TextIO) -> Iterator[Terminal]:
 
 
 @contextmanager
-def reporting(config: SweepConfig, logger: logging.Logger | logging.LoggerAdapter[logging.Logger]) -> Iterator[Report]:
-    """Opens the sinks of one sweep."""
-    progress = SweepProgress(facts_of(config))
-    report = Report(progress, logger)
-    if _terminal is None:
-        yield report
-        return
-    _terminal.progress = progress
-    with TerminalReporter(progress, _terminal.stream) as reporter:
-        report.reporter = reporter
+def reporting(config: SweepConfig, opened: ParentRun, progress: SweepProgress, logger: Logger) -> Iterator[Report]:
+    """Opens the sinks of one sweep; Prefect's UI is one inside of a flow run.
+
+    Args:
+        config: The sweep's.
+        opened: Its parent run in MLflow.
+        progress: Its state, which the sinks show.
+        logger: For the lines worth logging.
+    """
+    with ExitStack() as stack:
+        publishers = _publishers(config, opened, progress, logger)
+        stack.callback(finish, publishers, LAST_UPDATE_S)
+        report = Report(progress, logger, publishers)
+        if _terminal is not None:
+            _terminal.progress = progress
+            report.reporter = stack.enter_context(TerminalReporter(progress, _terminal.stream))
         yield report
 
 
@@ -71,11 +82,12 @@ class Report:
     """One sweep's progress, told to every sink from the same state."""
 
     progress: SweepProgress
-    logger: logging.Logger | logging.LoggerAdapter[logging.Logger]
+    logger: Logger
+    publishers: Sequence[Publisher] = ()
     reporter: TerminalReporter | None = None
 
     def update(self, event: Event | None) -> None:
-        """Tells the sinks of an event; None lets time pass."""
+        """Tells the sinks of an event; None lets time pass. Waits for none of them."""
         if event is None:
             self.progress.tick(time.monotonic())
             return
@@ -84,3 +96,18 @@ class Report:
             self.logger.info(line)
         if self.reporter is not None:
             self.reporter.update(event)
+        for publisher in self.publishers:
+            publisher.notice()
+
+
+def _publishers(config: SweepConfig, opened: ParentRun, progress: SweepProgress, logger: Logger) -> list[Publisher]:
+    from plato_core.report import mlflow_run, prefect_artifacts
+
+    look = progress.snapshot
+    publishers = [
+        Publisher(mlflow_run.NAME, partial(mlflow_run.following, config, opened, look), logger, mlflow_run.EVERY_S)
+    ]
+    if (run := prefect_artifacts.PrefectRun.current(config)) is not None:
+        session = partial(prefect_artifacts.following, run, config, opened, look)
+        publishers.append(Publisher(prefect_artifacts.NAME, session, logger, prefect_artifacts.EVERY_S))
+    return publishers

@@ -8,13 +8,12 @@ from rich.table import Table
 from rich.text import Text
 
 from plato_core.report.facts import RETURN_METRIC, SweepFacts, TrialRow
-from plato_core.report.text import count, measure, number
+from plato_core.report.text import count, counted, measure, number
 
 MAX_ROWS = 20
 _HEADER_WIDTH = 8
 _GAP = 2
 _STATE_STYLES = {
-    "exploiting": "yellow",
     "failed": "red",
     "finished": "green",
     "pending": "dim",
@@ -52,7 +51,7 @@ def leaderboard_table(
         if columns[-1].header == "state":
             cells[-1] = Text(row.state, style=_STATE_STYLES.get(row.state, ""))
         table.add_row(*cells, style="dim" if row.state == "pending" else None)
-    notes = [f"... and {folded} more trial{'s' if folded > 1 else ''}"] if folded > 0 else []
+    notes = [f"... and {counted(folded, 'more trial')}"] if folded > 0 else []
     if dropped:
         notes.append(f"not shown here: {', '.join(dropped)}")
     return table, notes
@@ -94,7 +93,7 @@ def _fitting(columns: list[_Column], rows: Sequence[TrialRow], width: int) -> tu
     def needed(column: _Column) -> int:
         cells = [*column.header.split("\n"), *(column.cell(row) for row in rows)]
         # The widest state comes and goes; a table that changes its columns with it would not be calm.
-        return max(len("exploiting") if column.header == "state" else 0, *(len(cell) for cell in cells))
+        return max(len("finished") if column.header == "state" else 0, *(len(cell) for cell in cells))
 
     kept = list(columns)
     while sum(needed(column) + _GAP for column in kept) - _GAP > width and any(column.keep for column in kept):

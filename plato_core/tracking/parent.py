@@ -91,6 +91,7 @@ def leave_to_flush(
     tags: Mapping[str, str],
     metrics: Mapping[str, float],
     files: Sequence[Path],
+    step: int = 0,
 ) -> None:
     """Leave the end of the parent run to ``plato flush``, because the store is away.
 
@@ -101,6 +102,7 @@ def leave_to_flush(
         tags: Its last tags.
         metrics: Its last metrics.
         files: Its last artifacts.
+        step: Of the metrics.
 
     Raises:
         TrackingError: Another process sends from the spool.
@@ -111,7 +113,7 @@ def leave_to_flush(
     now_ms = time.time_ns() // 1_000_000
     append = spool.journal.append
     append({"op": "tags", "key": _PARENT_KEY, "values": dict(tags)})
-    append({"op": "metrics", "key": _PARENT_KEY, "step": 0, "time": now_ms, "values": dict(metrics)})
+    append({"op": "metrics", "key": _PARENT_KEY, "step": step, "time": now_ms, "values": dict(metrics)})
     for file in files:
         shutil.copyfile(file, held := spool.held(_PARENT_KEY, file.name))
         append({"op": "file", "key": _PARENT_KEY, "path": spool.relative(held)})
@@ -137,8 +139,17 @@ def close_parent(
     *,
     tags: Mapping[str, str] | None = None,
     metrics: Mapping[str, float] | None = None,
+    step: int = 0,
 ) -> None:
     """End the parent run, with last tags and metrics.
+
+    Args:
+        tracking_uri: The store.
+        run_id: The parent run's.
+        status: How it ended.
+        tags: Last tags.
+        metrics: Last metrics.
+        step: Of the metrics. What MLflow shows as a metric's value is that of the highest step, the latest of equals.
 
     Raises:
         TrackingError: The store does not answer or refuses.
@@ -148,7 +159,7 @@ def close_parent(
         for name, value in (tags or {}).items():
             client.set_tag(run_id, name, value)
         for name, number in (metrics or {}).items():
-            client.log_metric(run_id, name, number)
+            client.log_metric(run_id, name, number, step=step)
         client.set_terminated(run_id, status=status)
 
 

@@ -107,10 +107,11 @@ def test_a_row_shows_only_the_tuned_values_in_the_configs_order() -> None:
 def test_an_exploit_changes_the_values_at_once_and_counts_a_generation() -> None:
     progress = after(started(0, lr=0.1), started(1, lr=0.2), exploited(0, 1, 5, old={"lr": 0.1}, new={"lr": 0.24}))
     row = next(row for row in progress.leaderboard() if row.index == 0)
-    assert (row.state, row.generation, dict(row.tuned)) == ("exploiting", 1, {"lr": 0.24})
+    assert (row.state, row.generation, dict(row.tuned)) == ("running", 1, {"lr": 0.24})
     progress.apply(result(0, 6, 1.0), 1.0)
     row = next(row for row in progress.leaderboard() if row.index == 0)
     assert (row.state, row.generation) == ("running", 1)
+    assert progress.snapshot().exploits == 1
 
 
 def test_ends_are_told_apart_and_what_still_ran_at_the_end_was_stopped() -> None:
@@ -203,7 +204,11 @@ def test_in_any_order_of_events_the_fraction_never_falls_nor_leaves_its_range(
         assert progress.headline()
         assert last <= progress.fraction() <= 1.0
         last = progress.fraction()
-        rows = progress.leaderboard()
+        snapshot = progress.snapshot()
+        for curve in snapshot.curves:
+            steps = [point.iteration for point in curve.points]
+            assert steps == sorted(set(steps))
+        rows = snapshot.rows
         known = [row.metric_value for row in rows if row.metric_value is not None]
         assert known == sorted(known, reverse=facts.mode == "max")
         assert all(row.metric_value is None for row in rows[len(known) :])

@@ -4,17 +4,18 @@ import pty
 import re
 import sys
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
 import pytest
 from rich.console import Console
 
+from plato_core.report.links import ui_command
 from plato_core.report.progress import SweepFacts, SweepProgress
-from plato_core.report.summary import final_lines, ui_command
+from plato_core.report.summary import final_lines
 from plato_core.report.table import leaderboard_table
 from plato_core.report.terminal import TerminalReporter
+from plato_core.result import SweepResult
 from plato_core.sweep.events import (
     Event,
     Exploited,
@@ -277,26 +278,34 @@ def on_a_pty(events: list[Event]) -> str:
     return shown.decode()
 
 
-@dataclass
-class Outcome:
-    experiment_name: str = "pbt_ppo"
-    top_run_id: str = "abc123"
-    rank_metric: str = "metrics.episode_reward_mean"
-    rank_value: float = 481.25
-    checkpoint_path: str = "/home/me/project/model_checkpoints/abc123/checkpoint_000018"
-    checkpoint_iteration: int = 18
-    tracking_uri: str = "sqlite:////home/me/project/mlflow.db"
-    trials: int = 4
-    wall_s: float = 63.0
-    slots: float = 2
-    sweep_efficiency: float = 0.714
-
-
+OUTCOME = SweepResult(
+    sweep_id="20260801-020000-abcdef",
+    parent_run_id="parent",
+    experiment_name="pbt_ppo",
+    top_run_id="abc123",
+    rank_metric="episode_reward_mean",
+    rank_value=481.25,
+    checkpoint_path="/home/me/project/model_checkpoints/abc123/checkpoint_000018",
+    checkpoint_iteration=18,
+    tracking_uri="sqlite:////home/me/project/mlflow.db",
+    trials=4,
+    wall_s=63.0,
+    fit_s=44.0,
+    training_slot_s=62.8,
+    slots=2,
+    sweep_efficiency=0.714,
+    experiment_id="1",
+    winner="trial 2",
+)
 HOME = Path("/home/me/project")
 
 
+def tracked_in(uri: str) -> SweepResult:
+    return OUTCOME.model_copy(update={"tracking_uri": uri})
+
+
 def test_the_last_words_name_the_winner_its_checkpoint_and_the_way_to_see_it() -> None:
-    assert final_lines(Outcome(), experiment_id="1", cwd=HOME, winner_name="trial 2") == [
+    assert final_lines(OUTCOME, experiment_id="1", cwd=HOME, winner_name="trial 2") == [
         "winner      trial 2, run abc123: episode_reward_mean 481.2",
         "checkpoint  model_checkpoints/abc123/checkpoint_000018 (iteration 18, verified)",
         "sweep       4 trials in 1 min 03 s, efficiency 0.71 on 2 CPUs",
@@ -307,7 +316,7 @@ def test_the_last_words_name_the_winner_its_checkpoint_and_the_way_to_see_it() -
 
 
 def test_a_tracking_server_needs_no_command_and_shows_no_password() -> None:
-    outcome = Outcome(tracking_uri="https://bob:hunter2@mlflow.example/base/")
+    outcome = tracked_in("https://bob:hunter2@mlflow.example/base/")
     lines = final_lines(outcome, experiment_id="7", cwd=HOME)
     assert lines[-1] == "see it      https://mlflow.example/base/#/experiments/7/runs/abc123"
     assert "hunter2" not in "\n".join(lines)
@@ -315,7 +324,7 @@ def test_a_tracking_server_needs_no_command_and_shows_no_password() -> None:
 
 def test_what_waits_in_the_spool_comes_with_the_command_that_sends_it() -> None:
     tracking = TrackingState(pending=12, rejected=2, last_error="400 from http://u:pw@h/")
-    text = "\n".join(final_lines(Outcome(), experiment_id="1", cwd=HOME, tracking=tracking, spool="/my sweeps/spool"))
+    text = "\n".join(final_lines(OUTCOME, experiment_id="1", cwd=HOME, tracking=tracking, spool="/my sweeps/spool"))
     assert "12 entries wait in the spool; send them: plato flush '/my sweeps/spool'" in text
     assert "refused 2 entries for good: 400 from http://***@h/" in text
     assert "everything was sent" not in text
@@ -328,7 +337,7 @@ def test_a_store_elsewhere_is_named_wholly_and_quoted_for_the_shell() -> None:
 
 
 def test_a_database_password_is_left_for_the_person_to_fill_in() -> None:
-    outcome = Outcome(tracking_uri="postgresql://bob:hunter2@db/mlflow")
+    outcome = tracked_in("postgresql://bob:hunter2@db/mlflow")
     lines = final_lines(outcome, experiment_id="1", cwd=HOME)
     assert "see it      mlflow ui --backend-store-uri 'postgresql://bob:***@db/mlflow'" in lines
     assert any("password" in line for line in lines)
@@ -336,5 +345,5 @@ def test_a_database_password_is_left_for_the_person_to_fill_in() -> None:
 
 
 def test_in_azure_ml_the_way_leads_to_the_studio() -> None:
-    lines = final_lines(Outcome(tracking_uri="azureml://westeurope.api.azureml.ms/x"), experiment_id="1", cwd=HOME)
+    lines = final_lines(tracked_in("azureml://westeurope.api.azureml.ms/x"), experiment_id="1", cwd=HOME)
     assert lines[-1] == "see it      in Azure ML Studio, under the experiment pbt_ppo"
