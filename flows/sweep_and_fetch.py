@@ -9,48 +9,85 @@ if __name__ == "__main__":
 
     raise SystemExit(sweep_main())
 
-import secrets
+import os
 import time
+from collections.abc import Mapping
 
-from prefect import flow
+from prefect import flow, tags
+from prefect.logging import get_run_logger
+from prefect.states import Failed
 
 from plato_core.config import SweepConfig
-from plato_core.errors import SweepStopped
+from plato_core.config_form import from_form
+from plato_core.config_machine import check_machine
+from plato_core.errors import ConfigError, SweepStopped
 from plato_core.flow_signature import with_fields_as_parameters
+from plato_core.report.progress import SweepProgress
+from plato_core.report.sinks import facts_of
 from plato_core.result import SweepResult
 from plato_core.sweep.events import SweepEnded
-from plato_core.sweep.process import SweepProcess, adopt
+from plato_core.sweep.process import SweepProcess, adopt, is_prepared
 from plato_core.tracking.parent import ParentRun
 from tasks.checkpoint import download_checkpoint, remarks
+from tasks.leases import sweeps_outlive_leases
+from tasks.naming import FLOW_NAME, flow_run_name, tag_flow_run
 from tasks.parent_run import close_parent_run, open_parent_run
+from tasks.prune import prune_old_sweeps
 from tasks.selection import select_top_run
+from tasks.summary import write_summary
 from tasks.sweep import run_sweep
 
+sweeps_outlive_leases()
 
-@flow(name="sweep", description="Train a population, pick the best policy, fetch its verified checkpoint.")
+
+@flow(
+    name=FLOW_NAME,
+    flow_run_name=flow_run_name,
+    description="Train a population, pick the best policy, fetch its verified checkpoint.",
+)
 @with_fields_as_parameters(SweepConfig)
 def sweep(**parameters: object) -> SweepResult:
     """Runs one sweep from its parent run to a verified checkpoint on this machine."""
     began = time.monotonic()
-    config = SweepConfig.from_flow_parameters(parameters)
-    if config.seed is None:  # what was drawn must be on record
-        config = config.model_copy(update={"seed": secrets.randbelow(2**31)})
-    with adopt(config) as process:
+    try:
+        config = _checked(parameters)
+    except ConfigError as error:  # the user's: the run's state says what and how to mend it, without a traceback
+        get_run_logger().error(str(error))
+        return Failed(message=str(error), data=error)  # type: ignore[return-value]  # Prefect makes it the run's state
+    if config.prune_after_days is not None or config.prune_keep is not None:
+        prune_old_sweeps(config.storage_folder, config.prune_after_days, config.prune_keep)
+    with adopt(config) as process, tags("plato", config.env_name, config.algorithm):
+        tag_flow_run(config, f"sweep:{process.sweep_id}")
         opened = open_parent_run(config, process.sweep_id)
+        progress = SweepProgress(facts_of(config))
         try:
-            result = _sweep(config, process, opened, began)
+            result = _sweep(config, process, opened, progress, began)
         except Exception as error:
             status = "KILLED" if isinstance(error, SweepStopped) else "FAILED"
             close_parent_run(config, process, opened, status, tags={"plato.error": str(error)[:500]})
+            write_summary(config, opened, progress, process.sweep_dir, error=str(error))
             raise
         except BaseException:  # Ctrl-C, SIGTERM, and Prefect's word that the run is cancelled
             close_parent_run(config, process, opened, "KILLED")
+            # Not as a task: this run may start none any more.
+            write_summary.fn(config, opened, progress, process.sweep_dir, error="the sweep was stopped")
             raise
     return result
 
 
-def _sweep(config: SweepConfig, process: SweepProcess, opened: ParentRun, began: float) -> SweepResult:
-    ended: SweepEnded = run_sweep(config, process, opened)
+def _checked(parameters: Mapping[str, object]) -> SweepConfig:
+    """The complete config; a command line has made and checked it already, before it started the sweep's process."""
+    if is_prepared():
+        return SweepConfig.from_flow_parameters(parameters)
+    config = from_form(parameters, os.environ)
+    check_machine(config)
+    return config
+
+
+def _sweep(
+    config: SweepConfig, process: SweepProcess, opened: ParentRun, progress: SweepProgress, began: float
+) -> SweepResult:
+    ended: SweepEnded = run_sweep(config, process, opened, progress)
     selection = select_top_run(config, opened)
     downloaded = download_checkpoint(config, selection)
     result = SweepResult(
@@ -73,6 +110,7 @@ def _sweep(config: SweepConfig, process: SweepProcess, opened: ParentRun, began:
         winner=selection.run.name,
         warnings=(*selection.warnings, *remarks(downloaded)),
     )
+    write_summary(config, opened, progress, process.sweep_dir, result)
     left = close_parent_run(
         config,
         process,
@@ -85,5 +123,6 @@ def _sweep(config: SweepConfig, process: SweepProcess, opened: ParentRun, began:
             "training_slot_s": result.training_slot_s,
             "sweep_efficiency": result.sweep_efficiency,
         },
+        step=progress.snapshot().iteration,
     )
     return result if left is None else result.model_copy(update={"warnings": (*result.warnings, left)})

@@ -6,8 +6,13 @@ from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError, UnusedCliTokensError
 
+from plato_core.cli.deploy import deploy
+from plato_core.cli.down import down
 from plato_core.cli.flush import flush
+from plato_core.cli.notify import notify
+from plato_core.cli.prune import prune
 from plato_core.cli.sweep import sweep_app
+from plato_core.cli.up import up
 from plato_core.errors import ConfigError, PlatoError, SweepStopped
 
 
@@ -29,6 +34,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     app.command(sweep_app("sweep"))
     app.command(flush)
+    app.command(deploy)
+    app.command(up)
+    app.command(down)
+    app.command(prune)
+    app.command(notify)
     return _run(app, argv)
 
 

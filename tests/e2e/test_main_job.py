@@ -23,6 +23,7 @@ from store import Tracked, tracked
 
 from plato_core.config import SweepConfig
 from plato_core.manifest import MANIFEST_NAME, read_manifest, verify
+from plato_core.prune import prune
 from plato_core.training.metrics import CONTRACT_METRICS, EPISODE_METRICS, LEARNER_METRICS
 
 FIELDS = [
@@ -101,6 +102,13 @@ def test_nothing_runs_on_and_only_what_is_documented_is_left(main_job: Script, r
     assert not (main_job.sweep_dir / "tracking").exists()
 
 
+def test_a_sweep_that_is_over_may_be_pruned_and_its_results_stay(main_job: Script, checkpoint: Path) -> None:
+    pruned = prune(main_job.sweep_dir.parent, keep=0, dry_run=True)
+    assert [(gone.sweep_id, gone.why) for gone in pruned.gone] == [(main_job.sweep_dir.name, "too many")]
+    assert pruned.gone[0].bytes > 100_000
+    assert not any(path.is_relative_to(main_job.sweep_dir) for path in (checkpoint, main_job.folder / "mlruns"))
+
+
 def test_the_checkpoint_lies_under_the_top_runs_id_and_verifies(
     main_job: Script, result: dict[str, Any], checkpoint: Path
 ) -> None:
@@ -129,7 +137,7 @@ def test_the_parent_run_records_what_was_run_and_how_it_ended(
     assert {f"plato.version.{name}" for name in ("ray", "mlflow", "prefect", "torch", "python")} <= set(tags)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert tags.get("mlflow.source.git.commit") == (commit.stdout.strip() or None)
-    assert runs.artifacts(parent) == ["config.yaml", "lineage.jsonl"]
+    assert runs.artifacts(parent) == ["config.yaml", "learning_curves.png", "lineage.jsonl", "summary.md"]
     (written := tmp_path / "again.yaml").write_text(runs.text(parent, "config.yaml", tmp_path))
     assert SweepConfig.from_yaml(written) == SweepConfig.from_yaml(main_job.sweep_dir / "config.yaml")
     assert yaml.safe_load(written.read_text())["seed"] == 1

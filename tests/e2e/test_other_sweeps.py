@@ -115,7 +115,7 @@ def test_a_tracking_server_takes_it_all_artifacts_included(served: tuple[Script,
     assert {path.name for path in script.folder.iterdir()} == {".plato", "model_checkpoints"}
     runs = tracked(uri)
     assert str(runs.parent.info.artifact_uri).startswith("mlflow-artifacts:")
-    assert runs.artifacts(runs.parent) == ["config.yaml", "lineage.jsonl"]
+    assert runs.artifacts(runs.parent) == ["config.yaml", "learning_curves.png", "lineage.jsonl", "summary.md"]
     assert runs.parent.info.status == "FINISHED"
     assert len(runs.children) == 2
     for run in runs.children:
@@ -127,20 +127,25 @@ def test_a_tracking_server_takes_it_all_artifacts_included(served: tuple[Script,
     assert f"{uri}/#/experiments/{runs.parent.info.experiment_id}/runs/{result['top_run_id']}" in script.stderr
 
 
-def test_a_prefect_server_shows_the_flow_run_and_its_four_tasks(served: tuple[Script, str], prefect_url: str) -> None:
+def test_a_prefect_server_shows_the_flow_run_and_its_tasks(served: tuple[Script, str], prefect_url: str) -> None:
     script, _ = served
     result_of(script)
     (run,) = ask(prefect_url, "flow_runs", sort="START_TIME_DESC", limit=1)  # others are in the database too
     (flow,) = ask(prefect_url, "flows", flows={"id": {"any_": [run["flow_id"]]}})
     assert (flow["name"], run["state_name"]) == ("sweep", "Completed")
     tasks = ask(prefect_url, "task_runs", flow_runs={"id": {"any_": [run["id"]]}})
-    assert {task["name"].rpartition("-")[0]: task["state_name"] for task in tasks} == {
-        "open the parent run": "Completed",
-        "run the sweep": "Completed",
-        "select the top run": "Completed",
-        "download the checkpoint": "Completed",
+    sweep_id = script.sweep_dir.name
+    assert run["name"].startswith("pbt_ppo CartPole-v1 x2 #")
+    assert {"plato", "PPO", "CartPole-v1", f"sweep:{sweep_id}"} == set(run["tags"])
+    assert {task["name"]: task["state_name"] for task in tasks} == {
+        f"open the parent run of {sweep_id}": "Completed",
+        "train 2 x PPO on CartPole-v1": "Completed",
+        "select the top run by episode_reward_mean": "Completed",
+        "download checkpoint_000004": "Completed",
+        f"write the summary of {sweep_id}": "Completed",
     }
-    assert len(tasks) == 4
+    assert len(tasks) == 5
+    assert all({"plato", "PPO", "CartPole-v1"} == set(task["tags"]) for task in tasks)
     assert set(run["parameters"]) == set(SweepConfig.model_fields)
     given = {name: run["parameters"][name] for name in ("env_name", "seed", "num_tune_samples", "max_iterations")}
     assert given == {"env_name": "CartPole-v1", "seed": 3, "num_tune_samples": 2, "max_iterations": 4}
