@@ -8,7 +8,8 @@ from typing import Any
 
 from plato_core import config_yaml
 from plato_core.errors import ConfigError, PlatoError
-from plato_core.report.text import hide_passwords, plain
+from plato_core.prefect_client import named_server
+from plato_core.report.text import plain
 
 PREFECT_YAML = "prefect.yaml"
 
@@ -74,19 +75,6 @@ def _content(folder: Path) -> dict[str, Any]:
 
 
 def _existing_work_pools() -> set[str]:
-    import httpx
-    from prefect.client.orchestration import get_client
-    from prefect.settings import get_current_settings
-
-    url = get_current_settings().api.url
-    if url is None:
-        raise ConfigError("PREFECT_API_URL is not set; give it a server's address, as `plato up` prints one")
-    try:
-        with get_client(sync_client=True) as client:
-            response = client.request("POST", "/work_pools/filter", json={"limit": 200})
-    except httpx.TransportError as error:
-        where = hide_passwords(url)
-        raise ConfigError(
-            f"PREFECT_API_URL: no Prefect server answers at {where} ({error}); start one, as with `plato up`"
-        ) from None
+    with named_server() as client:
+        response = client.request("POST", "/work_pools/filter", json={"limit": 200})
     return {pool["name"] for pool in response.json()}

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plato_core import config_yaml
 from plato_core.errors import ConfigError
 from plato_core.names import did_you_mean
-from plato_core.report.text import hide_passwords, plain
+from plato_core.prefect_client import named_server
+from plato_core.report.text import plain
 
 if TYPE_CHECKING:
-    from prefect.client.orchestration import SyncPrefectClient
     from prefect.events.schemas.automations import AutomationCore
 
 AUTOMATIONS = Path("deployments/automations/notify.yaml")
@@ -37,7 +37,7 @@ def notify(folder: Path, url: str, on: Collection[str]) -> None:
     """
     automations = _automations(folder)
     _check(url, on, [_outcome(automation) for automation in automations])
-    with _server() as client:
+    with named_server() as client:
         from prefect.blocks.webhook import Webhook
         from pydantic import SecretStr
 
@@ -65,7 +65,7 @@ def stop(folder: Path) -> int:
         ConfigError: The file of automations is missing or cannot be read, or no server answers.
     """
     automations = _automations(folder)
-    with _server() as client:
+    with named_server() as client:
         there = [found for wanted in automations for found in client.read_automations_by_name(wanted.name)]
         for automation in there:
             client.delete_automation(automation.id)
@@ -102,21 +102,3 @@ def _check(url: str, on: Collection[str], known: list[str]) -> None:
     for outcome in on:
         if outcome not in known:
             raise ConfigError(f"--on: {outcome!r} is none of {', '.join(known)}{did_you_mean(outcome, known)}")
-
-
-@contextlib.contextmanager
-def _server() -> Iterator[SyncPrefectClient]:
-    import httpx
-    from prefect.client.orchestration import get_client
-    from prefect.settings import get_current_settings
-
-    url = get_current_settings().api.url
-    if url is None:
-        raise ConfigError("PREFECT_API_URL is not set; give it a server's address, as `plato up` prints one")
-    try:
-        with get_client(sync_client=True) as client:
-            yield client
-    except httpx.TransportError as error:
-        raise ConfigError(
-            f"PREFECT_API_URL: no Prefect server answers at {hide_passwords(url)} ({error}); start one with `plato up`"
-        ) from None

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 
 from plato_core.stack.processes import SUPERVISOR, State, kill, marked
-from plato_core.stack.settings import MLFLOW, PREFECT, WORKER
+from plato_core.stack.settings import MLFLOW, PREFECT, WORKER, StackSettings
 
 ROOT = Path(__file__).parents[1]
 _UP_S = 240.0
@@ -43,16 +43,21 @@ class Stack:
     variables: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def settings(self) -> StackSettings:
+        """What `plato up` reads from the variables."""
+        return StackSettings(folder=self.folder, prefect_port=self.prefect_port, mlflow_port=self.mlflow_port)
+
+    @property
     def prefect_url(self) -> str:
-        return f"http://127.0.0.1:{self.prefect_port}"
+        return self.settings.prefect_url
 
     @property
     def api_url(self) -> str:
-        return f"{self.prefect_url}/api"
+        return self.settings.api_url
 
     @property
     def mlflow_url(self) -> str:
-        return f"http://127.0.0.1:{self.mlflow_port}"
+        return self.settings.mlflow_url
 
     @property
     def environment(self) -> dict[str, str]:

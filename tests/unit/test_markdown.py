@@ -1,26 +1,15 @@
+from results import a_result
+
 from plato_core.report import markdown
 from plato_core.report.links import run_page
 from plato_core.report.progress import Snapshot, SweepFacts, SweepProgress
-from plato_core.result import SweepResult
 from plato_core.sweep.events import Event, Exploited, Result, SweepEnded, TrackingState, TrialStarted
 
 FACTS = SweepFacts(population=3, stop_reward=475.0, max_iterations=40, tuned=("lr",))
-RESULT = SweepResult(
-    sweep_id="20260801-020000-abcdef",
-    parent_run_id="parent",
-    experiment_name="pbt_ppo",
-    top_run_id="abc123",
-    rank_metric="episode_reward_mean",
-    rank_value=481.25,
+RESULT = a_result(
     checkpoint_path="/results/abc123/checkpoint_000018",
-    checkpoint_iteration=18,
     tracking_uri="http://bob:hunter2@127.0.0.1:5000",
     trials=3,
-    wall_s=63.0,
-    fit_s=44.0,
-    training_slot_s=62.8,
-    slots=2,
-    sweep_efficiency=0.714,
     experiment_id="7",
     winner="PPO_CartPole-v1_37fba_00001",
 )

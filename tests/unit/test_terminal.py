@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TextIO
 
 import pytest
+from results import a_result
 from rich.console import Console
 
 from plato_core.report.links import ui_command
@@ -278,24 +279,9 @@ def on_a_pty(events: list[Event]) -> str:
     return shown.decode()
 
 
-OUTCOME = SweepResult(
-    sweep_id="20260801-020000-abcdef",
-    parent_run_id="parent",
-    experiment_name="pbt_ppo",
-    top_run_id="abc123",
-    rank_metric="episode_reward_mean",
-    rank_value=481.25,
+OUTCOME = a_result(
     checkpoint_path="/home/me/project/model_checkpoints/abc123/checkpoint_000018",
-    checkpoint_iteration=18,
     tracking_uri="sqlite:////home/me/project/mlflow.db",
-    trials=4,
-    wall_s=63.0,
-    fit_s=44.0,
-    training_slot_s=62.8,
-    slots=2,
-    sweep_efficiency=0.714,
-    experiment_id="1",
-    winner="trial 2",
 )
 HOME = Path("/home/me/project")
 

@@ -1,0 +1,36 @@
+"""The Prefect server that a command is meant for: the one that the user named, or a message."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from plato_core.errors import ConfigError
+from plato_core.report.text import hide_passwords
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
+
+@contextmanager
+def named_server() -> Iterator[SyncPrefectClient]:
+    """A client of the server at `PREFECT_API_URL`, or of the active profile; never of a temporary one.
+
+    Raises:
+        ConfigError: None is named, or it does not answer.
+    """
+    import httpx
+    from prefect.client.orchestration import get_client
+    from prefect.settings import get_current_settings
+
+    url = get_current_settings().api.url
+    if url is None:
+        raise ConfigError("PREFECT_API_URL is not set; give it a server's address, as `plato up` prints one")
+    try:
+        with get_client(sync_client=True) as client:
+            yield client
+    except httpx.TransportError as error:
+        raise ConfigError(
+            f"PREFECT_API_URL: no Prefect server answers at {hide_passwords(url)} ({error}); start one with `plato up`"
+        ) from None
