@@ -8,7 +8,7 @@ TORCH_INDEX ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
 
-.PHONY: run up down test setup lint types unit bench clean
+.PHONY: run up down test setup lint types unit bench pictures clean
 
 run: setup
 	$(BIN)/python flows/sweep_and_fetch.py --test-local $(ARGS)
@@ -43,6 +43,10 @@ unit: setup
 
 bench: setup
 	$(BIN)/python benchmarks/main_job.py
+
+# Renews docs/images/ from a sweep in the pages' own test; it needs Debian's chromium. Paths in them begin with /tmp.
+pictures: setup
+	PLATO_REQUIRE_DEBIAN=1 PLATO_RENEW_PICTURES=1 $(BIN)/python -m pytest tests/e2e/test_pages.py --basetemp /tmp/plato
 
 clean:
 	rm -rf $(VENV) build *.egg-info
