@@ -18,7 +18,7 @@ up: setup
 	$(BIN)/plato up
 
 down:
-	$(BIN)/plato down
+	@if [ -x $(BIN)/plato ]; then $(BIN)/plato down; else echo "nothing is up: there is no $(VENV)"; fi
 
 test: lint types
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests
@@ -26,6 +26,7 @@ test: lint types
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
+	@echo "installing into $(VENV); this takes some minutes"
 	$(PYTHON) -m venv $(VENV)
 	$(if $(TORCH_INDEX),$(PIP) install torch --constraint constraints.txt --index-url $(TORCH_INDEX))
 	$(PIP) install --constraint constraints.txt --editable ".[dev]"

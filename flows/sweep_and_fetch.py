@@ -15,12 +15,12 @@ from collections.abc import Mapping
 
 from prefect import flow, tags
 from prefect.logging import get_run_logger
-from prefect.states import Failed
+from prefect.states import Completed, Failed
 
 from plato_core.config import SweepConfig
 from plato_core.config_form import from_form
 from plato_core.config_machine import check_machine
-from plato_core.errors import ConfigError, SweepStopped
+from plato_core.errors import ConfigError, PlatoError, SweepStopped
 from plato_core.flow_signature import with_fields_as_parameters
 from plato_core.report.progress import SweepProgress
 from plato_core.report.sinks import facts_of
@@ -29,12 +29,13 @@ from plato_core.sweep.events import SweepEnded
 from plato_core.sweep.process import SweepProcess, adopt, is_prepared
 from plato_core.tracking.parent import ParentRun
 from tasks.checkpoint import download_checkpoint, remarks
+from tasks.form import deployment_parameters
 from tasks.leases import sweeps_outlive_leases
 from tasks.naming import FLOW_NAME, flow_run_name, tag_flow_run
 from tasks.parent_run import close_parent_run, open_parent_run
 from tasks.prune import prune_old_sweeps
 from tasks.selection import select_top_run
-from tasks.summary import write_summary
+from tasks.summary import STOPPED_PATIENCE_S, write_summary
 from tasks.sweep import run_sweep
 
 sweeps_outlive_leases()
@@ -51,9 +52,8 @@ def sweep(**parameters: object) -> SweepResult:
     began = time.monotonic()
     try:
         config = _checked(parameters)
-    except ConfigError as error:  # the user's: the run's state says what and how to mend it, without a traceback
-        get_run_logger().error(str(error))
-        return Failed(message=str(error), data=error)  # type: ignore[return-value]  # Prefect makes it the run's state
+    except ConfigError as error:
+        return _failed(error)
     if config.prune_after_days is not None or config.prune_keep is not None:
         prune_old_sweeps(config.storage_folder, config.prune_after_days, config.prune_keep)
     with adopt(config) as process, tags("plato", config.env_name, config.algorithm):
@@ -66,20 +66,32 @@ def sweep(**parameters: object) -> SweepResult:
             status = "KILLED" if isinstance(error, SweepStopped) else "FAILED"
             close_parent_run(config, process, opened, status, tags={"plato.error": str(error)[:500]})
             write_summary(config, opened, progress, process.sweep_dir, error=str(error))
+            if isinstance(error, PlatoError):
+                return _failed(error)
             raise
         except BaseException:  # Ctrl-C, SIGTERM, and Prefect's word that the run is cancelled
             close_parent_run(config, process, opened, "KILLED")
             # Not as a task: this run may start none any more.
-            write_summary.fn(config, opened, progress, process.sweep_dir, error="the sweep was stopped")
+            why, limit_s = "the sweep was stopped", STOPPED_PATIENCE_S
+            write_summary.fn(config, opened, progress, process.sweep_dir, error=why, patience_s=limit_s)
             raise
-    return result
+    best = f"{result.rank_metric} {result.rank_value:g}"
+    message = f"{result.winner}: {best} at iteration {result.checkpoint_iteration}; {result.checkpoint_path}"
+    return Completed(message=message, data=result)  # type: ignore[return-value]  # Prefect returns what is in it
+
+
+def _failed(error: PlatoError) -> SweepResult:
+    """The end of a run by an error that is no bug: its state says what and how to mend it, without a traceback."""
+    message = " ".join(str(error).split())
+    get_run_logger().error(message)
+    return Failed(message=message, data=error)  # type: ignore[return-value]  # Prefect raises what is in it
 
 
 def _checked(parameters: Mapping[str, object]) -> SweepConfig:
     """The complete config; a command line has made and checked it already, before it started the sweep's process."""
     if is_prepared():
         return SweepConfig.from_flow_parameters(parameters)
-    config = from_form(parameters, os.environ)
+    config = from_form(parameters, os.environ, deployment_parameters())
     check_machine(config)
     return config
 

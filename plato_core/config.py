@@ -17,6 +17,7 @@ from pydantic import (
 from plato_core import config_rules, config_yaml, presets
 from plato_core.config_errors import config_error
 from plato_core.search_space import Distribution
+from plato_core.training import schema
 
 METRIC_PREFIX = "metrics."
 LOCAL_STORE = "sqlite:///mlflow.db"
@@ -41,7 +42,12 @@ class SweepConfig(BaseModel):
         title="Environment settings",
         description="Keyword arguments of the environment.",
     )
-    algorithm: str = Field("PPO", title="Algorithm", description="RLlib algorithm: PPO, APPO, IMPALA, DQN or SAC.")
+    algorithm: str = Field(
+        "PPO",
+        title="Algorithm",
+        description="RLlib algorithm: PPO, APPO, IMPALA, DQN or SAC.",
+        json_schema_extra={"enum": [*schema.algorithms()]},
+    )
     num_tune_samples: int = Field(4, title="Population", description="Number of trials in the population.", ge=1)
     scheduler: Literal["pbt", "asha", "median"] = Field(
         "pbt",

@@ -12,6 +12,8 @@ from pydantic_core import to_jsonable_python
 
 from plato_core.config import SweepConfig
 from plato_core.config_sources import NO_PRESET, PLACES, load_config
+from plato_core.errors import ConfigError
+from plato_core.names import canonicalise
 
 _BY_KEY = ("hyperparameters", "mutations")
 
@@ -32,31 +34,60 @@ def form_values(preset: str | None = None, **settings: Any) -> dict[str, Any]:
     return config.flow_parameters() | {"seed": settings.get("seed")}  # drawn anew for each run
 
 
-def from_form(parameters: Mapping[str, Any], environ: Mapping[str, str]) -> SweepConfig:
+def from_form(
+    parameters: Mapping[str, Any], environ: Mapping[str, str], shown: Mapping[str, Any] | None = None
+) -> SweepConfig:
     """Return the complete config of what a form, `-p` or a caller of the flow gave.
 
     Args:
         parameters: The flow's parameters, all or some.
         environ: The process's environment; it says where the tracking store and the Ray cluster are, unless the
             parameters do, and nothing else, so that what the form shows is what runs.
+        shown: What the form showed: the deployment's own parameters. By default the form of the preset that the
+            parameters name, or without one the model's defaults.
 
     Raises:
         ConfigError: If a value is not possible; one line.
     """
     values = to_jsonable_python(dict(parameters))
-    preset = values.pop("preset", None)
-    bare = preset in (None, NO_PRESET)
-    shown = SweepConfig.model_construct().flow_parameters() if bare else form_values(preset)
-    given = {name: value for name, value in values.items() if name not in shown or value != shown[name]}
+    if shown is None:
+        shown = _usual(values.get("preset"))
+    given = _changed(values, shown)
+    settings = _own_settings(shown) | given
     for name in _BY_KEY:
-        if isinstance(given.get(name), Mapping):
-            given[name] = _changed(given[name], shown[name])
-    if preset is not None:
-        given["preset"] = preset
-    return load_config(given, None, {name: environ[name] for name in PLACES if name in environ}, str)
+        if name in given:
+            settings[name] = _own_settings(shown).get(name, {}) | given[name]
+    return load_config(settings, None, {name: environ[name] for name in PLACES if name in environ}, str)
+
+
+def _own_settings(shown: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a deployment has beside its preset: what was written next to `preset` in its build step."""
+    preset, usual = shown.get("preset"), _usual(shown.get("preset"))
+    own = {name: shown[name] for name in ("algorithm", "env_name") if shown[name] != usual[name]}
+    own |= _changed(shown, _usual(preset, **own))
+    return own if preset is None else {"preset": preset, **own}
+
+
+def _usual(preset: str | None, **settings: Any) -> dict[str, Any]:
+    """Return the form of a preset, or of none: the model's defaults."""
+    if preset in (None, NO_PRESET):
+        return SweepConfig.model_construct(preset=preset).flow_parameters() | settings
+    return form_values(preset, **settings)
 
 
 def _changed(values: Mapping[str, Any], shown: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what was changed or added, and None for what was taken out."""
-    changed = {key: value for key, value in values.items() if key not in shown or value != shown[key]}
-    return changed | {key: None for key in shown if key not in values}
+    """Return what differs from what was shown; of mappings each key that does, and None for one taken out."""
+    changed = {name: value for name, value in values.items() if name not in shown or value != shown[name]}
+    for name in _BY_KEY:
+        if isinstance(mapping := changed.get(name), Mapping):
+            named, before = _canonical(name, mapping), shown[name]
+            changed[name] = {key: value for key, value in named.items() if key not in before or value != before[key]}
+            changed[name] |= {key: None for key in before if key not in named}
+    return changed
+
+
+def _canonical(name: str, mapping: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return canonicalise(mapping)
+    except ValueError as error:
+        raise ConfigError(f"{name}: {error}") from None

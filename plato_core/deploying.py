@@ -1,35 +1,44 @@
 """Applying `prefect.yaml` to a Prefect server, once it is sure that this will not stop half-way."""
 
+from __future__ import annotations
+
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from plato_core import config_yaml
+from plato_core.config_form import form_values
 from plato_core.errors import ConfigError, PlatoError
 from plato_core.prefect_client import named_server
 from plato_core.report.text import plain
 
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
 PREFECT_YAML = "prefect.yaml"
 
 
-def deploy(folder: Path) -> str:
+def deploy(folder: Path) -> set[tuple[str, str]]:
     """Apply the deployments of a folder's `prefect.yaml`, as `prefect --no-prompt deploy --all` there does.
 
     Prefect by itself stops at the first deployment whose work pool is missing, after those before it, and does not
-    say how to make one.
+    say how to make one. And it starts schedules again that were paused on the server, as in its UI; here they stay so.
 
     Args:
         folder: The project's folder.
 
     Returns:
-        What Prefect said.
+        The schedules that stay paused though the file has them active: names of deployments with slugs.
 
     Raises:
-        ConfigError: The file, the server or a work pool is missing; nothing was deployed.
+        ConfigError: The file, the server or a work pool is missing, or a setting is not possible; nothing was
+            deployed.
         PlatoError: Prefect refused.
     """
+    _check(folder)
     needed = work_pools(folder)
     there = _existing_work_pools()
     for name, kind in needed.items():
@@ -40,10 +49,13 @@ def deploy(folder: Path) -> str:
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
     # `{{ $PWD }}` in the file is the folder, wherever this was called from.
     environment = os.environ | {"PWD": str(folder)}
+    names = [deployment["name"] for deployment in deployments(folder)]
+    paused = _paused(names)
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    kept = _pause_again(names, paused)  # of those that were applied before a failure too
     if done.returncode != 0:
         raise PlatoError(f"prefect deploy failed: {plain(done.stdout + done.stderr)}")
-    return done.stdout
+    return kept
 
 
 def deployments(folder: Path) -> list[dict[str, Any]]:
@@ -67,11 +79,65 @@ def work_pools(folder: Path) -> dict[str, str]:
     return {name: types.get(name, "process") for name in names}
 
 
+def _check(folder: Path) -> None:
+    """Check what Prefect would meet half-way: the settings of each form, and the schedules."""
+    for deployment in deployments(folder):
+        for schedule in deployment.get("schedules") or ():
+            _check_schedule(deployment["name"], schedule)
+        for step in deployment.get("build") or ():
+            for function, inputs in step.items():
+                if function != f"{form_values.__module__}.{form_values.__name__}":
+                    continue
+                try:
+                    form_values(**{name: value for name, value in inputs.items() if name != "id"})
+                except ConfigError as error:
+                    raise ConfigError(f"{PREFECT_YAML}, deployment {deployment['name']}: {error}") from None
+
+
+def _check_schedule(name: str, schedule: Mapping[str, Any]) -> None:
+    from prefect.client.schemas.schedules import CronSchedule
+    from pydantic import ValidationError
+
+    if "cron" not in schedule:
+        return
+    try:
+        CronSchedule(cron=schedule["cron"], timezone=schedule.get("timezone"))
+    except ValidationError as error:
+        what = error.errors()[0]
+        why = what["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{PREFECT_YAML}, deployment {name}, schedule: {why}") from None
+
+
 def _content(folder: Path) -> dict[str, Any]:
     path = folder / PREFECT_YAML
     if not path.is_file():
         raise ConfigError(f"{path}: there is no such file; run this in the project's folder")
     return config_yaml.read_mapping(path)[0]
+
+
+def _paused(names: list[str]) -> set[tuple[str, str]]:
+    with named_server() as client:
+        found = _schedules(client, names)
+    return {(deployment["id"], schedule["slug"]) for deployment, schedule in found if not schedule["active"]}
+
+
+def _pause_again(names: list[str], paused: set[tuple[str, str]]) -> set[tuple[str, str]]:
+    kept = set()
+    with named_server() as client:
+        for deployment, schedule in _schedules(client, names):
+            if schedule["active"] and (deployment["id"], schedule["slug"]) in paused:
+                path = {"id": deployment["id"], "schedule_id": schedule["id"]}
+                client.request(
+                    "PATCH", "/deployments/{id}/schedules/{schedule_id}", path_params=path, json={"active": False}
+                )
+                kept.add((deployment["name"], schedule["slug"]))
+    return kept
+
+
+def _schedules(client: SyncPrefectClient, names: list[str]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Return deployments with their schedules. One is known by its slug: its id is new with each deploy."""
+    found = client.request("POST", "/deployments/filter", json={"deployments": {"name": {"any_": names}}}).json()
+    return [(deployment, schedule) for deployment in found for schedule in deployment["schedules"] if schedule["slug"]]
 
 
 def _existing_work_pools() -> set[str]:

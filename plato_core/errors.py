@@ -42,7 +42,7 @@ class CheckpointError(PlatoError):
 
 
 class StackError(PlatoError):
-    """A part of the local stack does not start, or the project cannot be deployed to it."""
+    """A part of the local stack does not start or end, or the project cannot be deployed to it."""
 
 
 class SweepError(PlatoError):

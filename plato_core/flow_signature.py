@@ -7,8 +7,14 @@ from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, Field
+from pydantic.fields import FieldInfo
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _extra(field: FieldInfo) -> dict[str, Any]:
+    own = field.json_schema_extra
+    return {"title": field.title, **(own if isinstance(own, dict) else {})}
 
 
 def with_fields_as_parameters(model: type[BaseModel]) -> Callable[[Function], Function]:
@@ -31,7 +37,7 @@ def with_fields_as_parameters(model: type[BaseModel]) -> Callable[[Function], Fu
                     name,
                     inspect.Parameter.KEYWORD_ONLY,
                     default=default,
-                    annotation=Annotated[field.rebuild_annotation(), Field(json_schema_extra={"title": field.title})],
+                    annotation=Annotated[field.rebuild_annotation(), Field(json_schema_extra=_extra(field))],
                 )
             )
             lines.append(f"    {name}: {field.description}")

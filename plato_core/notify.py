@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,8 @@ from plato_core.prefect_client import named_server
 from plato_core.report.text import plain
 
 if TYPE_CHECKING:
-    from prefect.events.schemas.automations import AutomationCore
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.events.schemas.automations import Automation, AutomationCore
 
 AUTOMATIONS = Path("deployments/automations/notify.yaml")
 # The block that holds the address, which may be as good as a password: only the server reads it.
@@ -24,20 +25,23 @@ _HEADERS = {"Content-Type": "application/json"}
 _NAME_PREFIX = "sweep "
 
 
-def notify(folder: Path, url: str, on: Collection[str]) -> None:
-    """Has the server call an address. A second time it replaces what the first has set up.
+def notify(folder: Path, ask_url: Callable[[], str], on: Collection[str]) -> None:
+    """Has the server call an address. A second time it replaces what the first has set up, and nothing else.
 
     Args:
         folder: The project's folder, with `AUTOMATIONS` in it.
-        url: The address that is sent a POST.
+        ask_url: Returns the address that is sent a POST; called when all else is known to be right.
         on: At which ends of a sweep: what follows "sweep" in the automations' names. The others are switched off.
 
     Raises:
         ConfigError: The address or an outcome is none, or no server answers.
     """
     automations = _automations(folder)
-    _check(url, on, [_outcome(automation) for automation in automations])
+    _check_outcomes(on, [_outcome(automation) for automation in automations])
     with named_server() as client:
+        there = {automation.name: automation for automation in _made_before(client, automations)}
+        url = ask_url()
+        _check_url(url)
         from prefect.blocks.webhook import Webhook
         from pydantic import SecretStr
 
@@ -48,9 +52,8 @@ def notify(folder: Path, url: str, on: Collection[str]) -> None:
                 if action.type == "call-webhook":
                     action.block_document_id = block_id
             automation.enabled = _outcome(automation) in on
-            there = client.read_automations_by_name(automation.name)
-            if there:
-                client.update_automation(there[0].id, automation)
+            if automation.name in there:
+                client.update_automation(there[automation.name].id, automation)
             else:
                 client.create_automation(automation)
 
@@ -66,7 +69,7 @@ def stop(folder: Path) -> int:
     """
     automations = _automations(folder)
     with named_server() as client:
-        there = [found for wanted in automations for found in client.read_automations_by_name(wanted.name)]
+        there = _made_before(client, automations)
         for automation in there:
             client.delete_automation(automation.id)
         from prefect.blocks.webhook import Webhook
@@ -89,14 +92,33 @@ def _automations(folder: Path) -> list[AutomationCore]:
         raise ConfigError(f"{path}: the automations in it are not readable: {plain(str(error))}") from None
 
 
+def _made_before(client: SyncPrefectClient, wanted: list[AutomationCore]) -> list[Automation]:
+    """What an earlier call has set up. One of the same name that does not call our block is somebody else's."""
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        block_id = client.read_block_document_by_name(BLOCK_NAME, "webhook").id
+    except ObjectNotFound:
+        return []
+    named = [found for one in wanted for found in client.read_automations_by_name(one.name)]
+    return [
+        automation
+        for automation in named
+        if any(action.type == "call-webhook" and action.block_document_id == block_id for action in automation.actions)
+    ]
+
+
 def _outcome(automation: AutomationCore) -> str:
     return automation.name.removeprefix(_NAME_PREFIX)
 
 
-def _check(url: str, on: Collection[str], known: list[str]) -> None:
+def _check_url(url: str) -> None:
     # Not the address itself: it is a secret.
     if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", url):
         raise ConfigError("what came on standard input is no address of a webhook; give one line with https://...")
+
+
+def _check_outcomes(on: Collection[str], known: list[str]) -> None:
     if not on:
         raise ConfigError(f"--on: names no end of a sweep; give some of {', '.join(known)}, or --off")
     for outcome in on:

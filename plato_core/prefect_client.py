@@ -25,7 +25,7 @@ def named_server() -> Iterator[SyncPrefectClient]:
     from prefect.settings import get_current_settings
 
     url = get_current_settings().api.url
-    if url is None:
+    if not url:  # empty counts as unset: Prefect would start a server of its own
         raise ConfigError("PREFECT_API_URL is not set; give it a server's address, as `plato up` prints one")
     try:
         with get_client(sync_client=True) as client:

@@ -1,7 +1,7 @@
 """Removing the files of old sweeps, and of nothing else.
 
 A sweep goes when it ended long enough ago, or is beyond the newest so many. One that never finished counts only
-by its age: it may be taken up again. One that runs, and one whose results are not all in the tracking store, stay.
+by its age: it may be taken up again. One that runs, and one with results that `plato flush` would still send, stay.
 
 A folder is renamed first and deleted then, so nobody meets half a sweep; the next prune finishes what was cut off.
 """
@@ -22,9 +22,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from plato_core.errors import ConfigError
-from plato_core.pruned import Gone, Kept, Pruned, Refused
+from plato_core.pruned import Gone, Kept, Pruned, Refused, Why
 from plato_core.sweep.folder import CONFIG_NAME, RUNNING_NAME, SWEEP_ID, read_end
 from plato_core.sweep.protocol import TRACKING_FOLDER
+from plato_core.tracking.journal import pending
+from plato_core.tracking.spool import count_rejected
 
 DAY_S = 86400.0
 # Where no lock can say that a sweep runs, it may as long as something in its folder is newer than this.
@@ -74,10 +76,14 @@ def prune(
             if user is not None:
                 if sweep.path.exists():  # else another prune was at it
                     kept.append(Kept(sweep_id=sweep.sweep_id, why=user))
-            elif not unsent and (sweep.path / TRACKING_FOLDER).exists():
+                continue
+            if not unsent and _holds_unsent(sweep):
                 kept.append(Kept(sweep_id=sweep.sweep_id, why="unsent"))
-            elif dry_run or _remove(sweep):
-                gone.append(Gone(sweep_id=sweep.sweep_id, why="too old" if too_old else "too many", bytes=sweep.bytes))
+                continue
+            why: Why = "too old" if too_old else "too many"
+            rejected = count_rejected(sweep.path / TRACKING_FOLDER)
+            if dry_run or _remove(sweep):
+                gone.append(Gone(sweep_id=sweep.sweep_id, why=why, bytes=sweep.bytes, rejected=rejected))
     return Pruned(folder=folder, dry_run=dry_run, gone=tuple(gone), kept=tuple(kept), failed=tuple(failed))
 
 
@@ -147,6 +153,14 @@ def _newest_and_size(path: Path) -> tuple[float, int]:
 def _beyond_the_newest(sweeps: list[_Sweep], keep: int | None) -> set[str]:
     finished = [sweep.sweep_id for sweep in sweeps if sweep.finished]
     return set() if keep is None else set(finished[: max(0, len(finished) - keep)])
+
+
+def _holds_unsent(sweep: _Sweep) -> bool:
+    """Whether `plato flush` would have something to send. What the tracker refused for good is nothing."""
+    try:
+        return pending(sweep.path / TRACKING_FOLDER) > 0
+    except (ValueError, KeyError, TypeError):  # damaged: nobody knows
+        return True
 
 
 @contextlib.contextmanager

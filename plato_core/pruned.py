@@ -21,6 +21,7 @@ class Gone(BaseModel):
         sweep_id: The sweep.
         why: Which limit it was beyond, or that an earlier prune was cut off while at it.
         bytes: The size of its files.
+        rejected: How many operations went with it that the tracker had refused for good, in its `rejected.jsonl`.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -28,6 +29,12 @@ class Gone(BaseModel):
     sweep_id: str
     why: Why
     bytes: int
+    rejected: int = 0
+
+    def describe(self) -> str:
+        """The same as a line."""
+        refused = f", with {counted(self.rejected, 'operation')} that the tracker refused (rejected.jsonl)"
+        return f"{self.sweep_id}  {self.why}, {_size(self.bytes)}{refused if self.rejected else ''}"
 
 
 class Kept(BaseModel):
@@ -69,7 +76,7 @@ class Pruned(BaseModel):
 
     def describe(self) -> str:
         """What a person should know of it, one fact a line."""
-        lines = [f"{gone.sweep_id}  {gone.why}, {_size(gone.bytes)}" for gone in self.gone]
+        lines = [gone.describe() for gone in self.gone]
         done = "would remove" if self.dry_run else "removed"
         freed = _size(sum(gone.bytes for gone in self.gone))
         lines.append(f"{done} {counted(len(self.gone), 'sweep')}, {freed}; {self._kept()}")

@@ -163,7 +163,10 @@ def choose(
     if count > len(lines):
         lines.append(f"and {count - len(lines)} more")
     listing = "\n  ".join(lines)
-    raise SelectionError(f"No run qualifies among {where}: looked for {wanted}, found {count}:\n  {listing}")
+    why = ""
+    if metric.startswith("episode_") and not any(metric in run.metrics for run in everything):
+        why = "No episode has ended in any trial; train longer, with more iterations or time. "
+    raise SelectionError(f"{why}No run qualifies among {where}: looked for {wanted}, found {count}:\n  {listing}")
 
 
 def best_checkpoint(checkpoints: Sequence[CheckpointRecord], mode: Mode) -> CheckpointRecord:

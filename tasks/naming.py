@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import httpx
-from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
 from prefect.exceptions import PrefectException
 from prefect.runtime import flow_run
 
 from plato_core.config import SweepConfig
+from plato_core.report.prefect_artifacts import brief_client
 
 FLOW_NAME = "sweep"
 
@@ -40,7 +40,7 @@ def tag_flow_run(config: SweepConfig, *more: str) -> None:
         return
     tags = sorted({*flow_run.tags, "plato", config.env_name, config.algorithm, *more})
     try:
-        with get_client(sync_client=True) as client:
+        with brief_client() as client:
             client.update_flow_run(run_id, tags=tags)
     except (httpx.HTTPError, PrefectException):
         pass  # tags are for finding runs; a sweep does without
@@ -48,7 +48,7 @@ def tag_flow_run(config: SweepConfig, *more: str) -> None:
 
 def _number() -> str:
     try:
-        with get_client(sync_client=True) as client:
+        with brief_client() as client:
             before = client.count_flow_runs(
                 flow_filter=FlowFilter.model_validate({"name": {"any_": [FLOW_NAME]}}),
                 # Those that have begun: schedules put runs on the list days before.

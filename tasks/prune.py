@@ -21,6 +21,9 @@ def prune_old_sweeps(folder: Path, older_than_days: float | None, keep: int | No
         keep: See there.
     """
     logger = get_run_logger()
+    if not folder.exists():  # the first sweep on this machine
+        logger.info("there are no old sweeps: %s is not there yet", folder)
+        return
     try:
         pruned = prune(folder, older_than_days=older_than_days, keep=keep)
     except PlatoError as error:

@@ -19,6 +19,8 @@ from plato_core.tracking.parent import ParentRun
 SUMMARY_NAME = "summary.md"
 # The stores get so long to take it. One that is away is known to be by then; an artifact takes a second at most.
 PATIENCE_S = 10.0
+# The same of a sweep that was told to stop: somebody waits for its end.
+STOPPED_PATIENCE_S = 3.0
 
 
 @task(name="write the summary", task_run_name="write the summary of {folder.name}", cache_policy=NO_CACHE)
@@ -29,6 +31,7 @@ def write_summary(
     folder: Path,
     result: SweepResult | None = None,
     error: str | None = None,
+    patience_s: float = PATIENCE_S,
 ) -> list[Path]:
     """Writes the summary and the learning curves to the sweep's folder, its parent run and Prefect's UI.
 
@@ -41,13 +44,14 @@ def write_summary(
         folder: The sweep's folder.
         result: What it came to; None if it failed or was stopped.
         error: Why it came to nothing.
+        patience_s: How long MLflow and Prefect may take for it, in seconds.
 
     Returns:
         The files.
     """
     logger = get_run_logger()
     try:
-        return _write(config, opened, progress, folder, result, error)
+        return _write(config, opened, progress, folder, result, error, patience_s)
     except Exception as failure:
         logger.warning(f"the summary was not written: {failure}")
         return []
@@ -60,6 +64,7 @@ def _write(
     folder: Path,
     result: SweepResult | None,
     error: str | None,
+    patience_s: float,
 ) -> list[Path]:
     logger, snapshot = get_run_logger(), progress.snapshot()
     title = f"{config.experiment_name}: {config.algorithm} on {config.env_name}, sweep {folder.name}"
@@ -76,5 +81,5 @@ def _write(
         shown = text(None if picture is None else markdown.data_uri(picture))
         session = partial(prefect_artifacts.summarizing, run, config, opened, snapshot, shown)
         publishers.append(Publisher(prefect_artifacts.NAME, session, logger))
-    finish(publishers, PATIENCE_S)
+    finish(publishers, patience_s)
     return paths

@@ -52,8 +52,11 @@ def run_sweep(config: SweepConfig, process: SweepProcess, opened: ParentRun, pro
         except (Exception, GeneratorExit):
             raise
         except BaseException:  # Ctrl-C, and Prefect's word that the run is cancelled or out of time
-            for event in process.stop():
-                report.update(event)
+            try:
+                for event in process.stop():
+                    report.update(event)
+            finally:
+                process.close()  # at once: the stores, which are told of the end next, may take their time
             raise
     if ended is None:
         raise SweepError(f"sweep {process.sweep_id} ended without a word")

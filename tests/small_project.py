@@ -13,14 +13,14 @@ from prefect import flow
 
 
 @flow(name="small", persist_result=False)
-def small(seconds: float = 0.0):
+def small(seconds: float = 0.0, last_words_s: float = 1.0):
     """Says where it would track, and how it ended."""
     said = Path(os.environ["PREFECT__FLOW_RUN_ID"] + ".said")
     said.write_text(os.environ["MLFLOW_TRACKING_URI"])
     try:
         time.sleep(seconds)
     except BaseException:
-        time.sleep(1.0)
+        time.sleep(last_words_s)
         said.write_text("ended in order")
         raise
 '''

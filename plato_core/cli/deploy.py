@@ -8,9 +8,13 @@ def deploy() -> int:
     from plato_core import deploying
 
     folder = Path.cwd()
-    deploying.deploy(folder)
+    paused = deploying.deploy(folder)
     for deployment in deploying.deployments(folder):
         name, pool = deployment["name"], deployment["work_pool"]["name"]
-        schedules = ", ".join(f"at {s['cron']} {s['timezone']}" for s in deployment.get("schedules", ()) if s["active"])
-        print(f"sweep/{name}: work pool {pool}{', ' + schedules if schedules else ''}")
+        schedules = "".join(
+            f", at {s['cron']} {s['timezone']}{' (stays paused)' if (name, s.get('slug')) in paused else ''}"
+            for s in deployment.get("schedules", ())
+            if s["active"]
+        )
+        print(f"sweep/{name}: work pool {pool}{schedules}")
     return 0

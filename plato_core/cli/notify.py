@@ -31,7 +31,11 @@ def notify(*, on: str = "failed,completed", off: Annotated[bool, Parameter(negat
         print(f"no webhook is called any more: {notifying.stop(folder)} automations removed")
         return 0
     ends = [end.strip() for end in on.split(",") if end.strip()]
-    url = getpass.getpass("address of the webhook: ") if sys.stdin.isatty() else sys.stdin.readline()
-    notifying.notify(folder, url.strip(), ends)
+    notifying.notify(folder, _ask_url, ends)
     print(f"the webhook is called when a sweep has {' or '.join(ends)}")
     return 0
+
+
+def _ask_url() -> str:
+    asked = getpass.getpass("address of the webhook: ") if sys.stdin.isatty() else sys.stdin.readline()
+    return asked.strip()

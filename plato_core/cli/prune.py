@@ -23,7 +23,7 @@ def prune(
     """Remove the files of old sweeps: their logs, Tune's files and the trials' checkpoints on this disk.
 
     What is in MLflow and in model_checkpoints stays. A sweep goes when it is beyond either limit; one that never
-    finished, only by its age. One that runs stays, and one whose results are not all in the tracking store.
+    finished, only by its age. One that runs stays, and one with results that `plato flush` would still send.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ def prune(
     keep
         All but so many of the newest finished sweeps go.
     unsent
-        Also those with results that are in no tracking store yet; they are lost then.
+        Also those with results that are still to be sent; they are lost then.
     dry_run
         Only say what would go.
     json

@@ -8,6 +8,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 from plato_core.report.text import hide_passwords
 
+# Without it MLflow's pages (3.15) have the menu of generative AI; a tag of the experiment does not change that.
+_VIEW = "workflowType=machine_learning"
 _UI = "http://127.0.0.1:5000"
 _SQLITE = re.compile(r"sqlite(?:\+\w+)?:///")
 
@@ -39,7 +41,7 @@ def run_page(tracking_uri: str, experiment_id: str, run_id: str, cwd: Path | Non
         run_id: Of the run.
         cwd: The folder in which the command will be typed.
     """
-    place = f"#/experiments/{experiment_id}/runs/{run_id}"
+    place = f"#/experiments/{experiment_id}/runs/{run_id}?{_VIEW}"
     scheme = tracking_uri.partition("://")[0] if "://" in tracking_uri else ""
     if scheme in ("http", "https"):
         parts = urlsplit(hide_passwords(tracking_uri))

@@ -68,6 +68,8 @@ def summary(title: str, snapshot: Snapshot, result: SweepResult | None, error: s
         parts.append(f"No checkpoint was fetched: {_cell(plain(error or 'the sweep was stopped'))}")
     first, *others = _figures(snapshot, result).items()
     parts.append(_table(first, others))
+    if result is not None:  # Prefect's UI cuts off what is long in a table
+        parts.append(f"Its checkpoint:\n\n```\n{result.checkpoint_path}\n```")
     parts += ["## Leaderboard", leaderboard(snapshot.rows, snapshot.facts)]
     if picture is not None:
         parts += ["## Learning curves", f"![learning curves]({picture})"]
@@ -99,7 +101,7 @@ def _figures(snapshot: Snapshot, result: SweepResult | None) -> Mapping[str, str
     if result is not None:
         figures["winner"] = f"{result.winner}, run `{result.top_run_id}`"
         figures[result.rank_metric] = measure(result.rank_value)
-        figures["checkpoint"] = f"`{result.checkpoint_path}` (iteration {result.checkpoint_iteration}, verified)"
+        figures["checkpoint"] = f"iteration {result.checkpoint_iteration}, verified"
         trials = counted(result.trials, "trial")
         figures["time"] = f"{trials} in {duration(result.wall_s)}, of which {duration(result.fit_s)} to train"
         slots = counted(result.slots, "CPU")

@@ -153,11 +153,24 @@ def _show(board: _Board, config: SweepConfig, opened: ParentRun, snapshot: Snaps
 
 
 @contextmanager
-def _session(run: PrefectRun, show: Callable[[_Board], None]) -> Iterator[Callable[[], None]]:
-    # Prefect's own retries would hold the thread for minutes; the next news is retry enough.
+def brief_client() -> Iterator[SyncPrefectClient]:
+    """Open a client for what a sweep can do without: it tries once and gives up after 3 s without an answer.
+
+    Prefect's own time limit and retries would hold whoever asks for minutes while the server hangs.
+
+    Raises:
+        httpx.HTTPError: In use: the server does not answer, or refuses.
+        PrefectException: In use: the same, for some refusals.
+    """
     with (
         temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
         get_client(httpx_settings={"timeout": httpx.Timeout(_TIMEOUT_S)}, sync_client=True) as client,
     ):
+        yield client
+
+
+@contextmanager
+def _session(run: PrefectRun, show: Callable[[_Board], None]) -> Iterator[Callable[[], None]]:
+    with brief_client() as client:  # the next news is retry enough
         board = _Board(client, run)
         yield lambda: show(board)

@@ -11,6 +11,8 @@ from plato_core.report.text import last_line
 
 Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
 Session = Callable[[], AbstractContextManager[Callable[[], None]]]
+# Between two tries of the last sending: a server may restart just as a sweep ends.
+_RETRY_S = 1.0
 
 
 class Publisher:
@@ -18,6 +20,7 @@ class Publisher:
 
     What is sent is whatever `send` finds at that moment: news that comes while it sends or waits is one more
     sending, however much of it there is. The first failure is one warning, and then all is quiet until it works again.
+    The last state is tried again each second until it gets through or nobody waits for it any more.
 
     The thread is a daemon, and has the context variables (Prefect's runs and settings) of whoever makes this.
 
@@ -35,7 +38,7 @@ class Publisher:
         self._every_s = every_s
         self._news = threading.Event()
         self._closing = threading.Event()
-        self._abandoned = False
+        self._abandoned = threading.Event()
         self._failing = False
         self._thread = threading.Thread(
             target=contextvars.copy_context().run, args=(self._run,), name=f"publisher: {name}", daemon=True
@@ -52,7 +55,7 @@ class Publisher:
         self._news.set()
 
     def wait(self, patience_s: float) -> bool:
-        """Wait for the last sending after `finish`; what has not begun by the end of it is not sent any more.
+        """Wait for the last state to get through after `finish`; what has not begun by then is not sent any more.
 
         Args:
             patience_s: Seconds.
@@ -62,22 +65,26 @@ class Publisher:
         """
         self._thread.join(patience_s)
         if self._thread.is_alive():
-            self._abandoned = True
+            self._abandoned.set()
             self._warn("no answer yet to its last update")
         return not self._failing
 
     def _run(self) -> None:
         try:
             with self._session() as send:
-                last = False
-                while not last:
+                while True:
                     self._news.wait()
                     self._news.clear()
                     last = self._closing.is_set()
-                    if self._abandoned:
+                    if self._abandoned.is_set():
                         return
                     self._try(send)
-                    self._closing.wait(self._every_s)
+                    if not last:
+                        self._closing.wait(self._every_s)
+                    elif not self._failing:
+                        return
+                    else:
+                        self._abandoned.wait(_RETRY_S)
         except Exception as error:  # the session's own, as of a certificate file that is not there
             self._warn(_why(error))
 

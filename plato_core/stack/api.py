@@ -43,6 +43,14 @@ class StackApi:
         if (limit := self._settings.concurrency_limit) is not None:
             self._request("PATCH", f"/work_pools/{WORK_POOL}", {"concurrency_limit": limit})
 
+    def work_pool_is_paused(self) -> bool:
+        """Tells whether the worker is given no runs."""
+        return self._request("GET", f"/work_pools/{WORK_POOL}")["is_paused"]
+
+    def pause_work_pool(self, paused: bool) -> None:
+        """Has the worker be given no further runs, or again."""
+        self._request("PATCH", f"/work_pools/{WORK_POOL}", {"is_paused": paused})
+
     def worker_polls(self, since: float) -> bool:
         """Tells whether the pool's worker is online, by a heartbeat after `since`, in seconds since the epoch."""
         try:
@@ -67,7 +75,7 @@ class StackApi:
         body = {"state": {"type": state, "message": message}, "force": force}
         self._request("POST", f"/flow_runs/{run_id}/set_state", body)
 
-    def _request(self, method: str, path: str, body: dict[str, Any]) -> Any:
+    def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         response = self._http.request(method, f"{self._settings.api_url}{path}", json=body)
         response.raise_for_status()
         return response.json() if response.content else None

@@ -7,15 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from plato_core.stack.processes import MARK, mark
+from plato_core.stack.processes import mark
 from plato_core.stack.settings import MLFLOW, PREFECT, PREFIX, WORK_POOL, WORKER, StackSettings
 
 SERVERS = (PREFECT, MLFLOW)
 TITLES = {PREFECT: "Prefect server", MLFLOW: "MLflow server", WORKER: "worker"}
 PORT_VARIABLES = {PREFECT: f"{PREFIX}PREFECT_PORT", MLFLOW: f"{PREFIX}MLFLOW_PORT"}
 
-# The user's own: another server's address or key, a profile, a store. Secrets of one part are no other part's business.
-_NOT_INHERITED = ("PREFECT_", "MLFLOW_", "_MLFLOW_", PREFIX)
+# The user's own: another server's address or key, a profile, a store, a cluster, settings of a sweep. The stack's own
+# variables too: secrets of one part are no other part's business.
+_NOT_INHERITED = ("PREFECT_", "MLFLOW_", "_MLFLOW_", "PLATO_", "RAY_ADDRESS")
 _QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "true",  # Prefect takes "1" too, MLflow only "true"
@@ -74,7 +75,7 @@ def parts(settings: StackSettings, environ: Mapping[str, str]) -> dict[str, Part
 
 def client_environment(settings: StackSettings, environ: Mapping[str, str]) -> dict[str, str]:
     """Returns the variables with which a process talks to this stack's servers and to no other."""
-    kept = {name: value for name, value in environ.items() if not name.startswith(_NOT_INHERITED) and name != MARK}
+    kept = {name: value for name, value in environ.items() if not name.startswith(_NOT_INHERITED)}
     direct = ",".join(filter(None, [kept.get("no_proxy") or kept.get("NO_PROXY"), "127.0.0.1", "localhost"]))
     return kept | _QUIET | {
         "PREFECT_HOME": str(settings.folder / "prefect"),

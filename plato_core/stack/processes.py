@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -22,24 +23,26 @@ class Recorded(BaseModel):
 
     Attributes:
         pid: Its id.
-        create_time: When it was started, in seconds since the epoch, as psutil has it.
+        birth: When it was started, in what no step of the clock changes; told apart by it alone.
+        started: When it was recorded, in seconds since the epoch by the clock of that moment.
     """
 
     model_config = ConfigDict(frozen=True)
 
     pid: int
-    create_time: float
+    birth: str
+    started: float
 
     @classmethod
     def of(cls, pid: int) -> Recorded:
         """Records a process that runs."""
-        return cls(pid=pid, create_time=psutil.Process(pid).create_time())
+        return cls(pid=pid, birth=_birth(pid), started=time.time())
 
     def find(self) -> psutil.Process | None:
         """Returns the process if it still runs."""
-        with contextlib.suppress(psutil.NoSuchProcess):
+        with contextlib.suppress(psutil.NoSuchProcess, OSError):
             process = psutil.Process(self.pid)
-            if process.create_time() == self.create_time and process.status() != psutil.STATUS_ZOMBIE:
+            if _birth(self.pid) == self.birth and process.status() != psutil.STATUS_ZOMBIE:
                 return process
         return None
 
@@ -73,10 +76,14 @@ class State(BaseModel):
         except (FileNotFoundError, ValidationError):
             return None
 
+    @property
+    def recorded(self) -> dict[str, Recorded]:
+        """The parts and the supervisor, whose name is `SUPERVISOR`."""
+        return {**self.parts, SUPERVISOR: self.supervisor}
+
     def running(self) -> set[str]:
-        """Returns the names of what still runs of all that is recorded; that of the supervisor is `SUPERVISOR`."""
-        recorded = {**self.parts, SUPERVISOR: self.supervisor}
-        return {name for name, process in recorded.items() if process.find() is not None}
+        """Returns the names of what still runs of all that is recorded."""
+        return {name for name, process in self.recorded.items() if process.find() is not None}
 
 
 def state_file(folder: Path) -> Path:
@@ -130,6 +137,15 @@ def kill(processes: Iterable[psutil.Process]) -> None:
         with contextlib.suppress(psutil.Error):
             process.kill()
     wait_gone(killed, 5.0)
+
+
+def _birth(pid: int) -> str:
+    """Not psutil's `create_time`: on Linux that is added to a boot time that moves with the clock."""
+    if not sys.platform.startswith("linux"):
+        return str(psutil.Process(pid).create_time())
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return f"{boot}:{after_name[19]}"  # `starttime` of proc(5), in clock ticks since boot
 
 
 def _runs(process: psutil.Process) -> bool:

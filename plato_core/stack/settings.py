@@ -24,7 +24,7 @@ class StackSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, hide_input_in_errors=True)
 
-    folder: Annotated[Path, AfterValidator(lambda folder: folder.expanduser().absolute())] = Field(
+    folder: Annotated[Path, AfterValidator(lambda folder: folder.expanduser().resolve())] = Field(
         default=Path(".plato/stack"),
         validate_default=True,
         description="Where all of its data lives: databases, artifacts, logs",

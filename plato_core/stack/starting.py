@@ -132,7 +132,7 @@ def _ready(name: str, state: State, api: StackApi) -> bool:
     recorded = state.parts.get(name)
     if recorded is None or recorded.find() is None:
         return False
-    return api.worker_polls(since=recorded.create_time) if name == WORKER else api.healthy(name)
+    return api.worker_polls(since=recorded.started) if name == WORKER else api.healthy(name)
 
 
 def _does_not_start(settings: StackSettings, name: str) -> StackError:

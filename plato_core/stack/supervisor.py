@@ -7,18 +7,20 @@ It only keeps parts running: `plato down` ends it first and the parts after it, 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import threading
 import time
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 import httpx
 
 from plato_core.stack.api import StackApi
 from plato_core.stack.parts import Part, parts
-from plato_core.stack.processes import Recorded, State, kill, lock, marked
+from plato_core.stack.processes import SUPERVISOR, Recorded, State, kill, lock, marked
 from plato_core.stack.settings import PREFECT, WORKER, StackSettings
 
 _TICK_S = 0.5
@@ -71,17 +73,20 @@ class Supervisor:
         signal.signal(signal.SIGTERM, lambda number, frame: self._stop.set())
         self._state.write(self._settings.folder)
         while not self._stop.is_set():
-            try:
-                for part in self._parts.values():
+            pause = _TICK_S
+            for part in self._parts.values():
+                try:
                     self._keep(part)
-            except OSError as error:  # a full disk, or no memory for another process
-                if not self._settings.folder.is_dir():
-                    return  # removed by the user; there is nothing left to keep
-                _say(f"{error}; trying again in {_MAX_PAUSE_S:g} s")
-                self._stop.wait(_MAX_PAUSE_S)
-            self._stop.wait(_TICK_S)
+                except Exception as error:  # a full disk, an answer that is none: no reason to leave the others alone
+                    if not self._settings.folder.is_dir():
+                        return  # removed by the user; there is nothing left to keep
+                    pause = _MAX_PAUSE_S
+                    _say(f"{part.name}: {type(error).__name__}: {error}; trying again in {pause:g} s")
+            self._stop.wait(pause)
 
     def _keep(self, part: Part) -> None:
+        for log in (part.log, self._settings.logs / f"{SUPERVISOR}.log"):
+            _cut(log)
         self._children = [child for child in self._children if child.poll() is None]  # collects those that ended
         trouble, now = self._trouble[part.name], time.monotonic()
         recorded = self._state.parts.get(part.name)
@@ -89,7 +94,7 @@ class Supervisor:
             if recorded.find() is not None:
                 return
             del self._state.parts[part.name]
-            if time.time() - recorded.create_time > _STEADY_S:
+            if time.time() - recorded.started > _STEADY_S:
                 trouble.ends = 0
             pause = 0.0 if trouble.ends == 0 else min(2.0**trouble.ends, _MAX_PAUSE_S)
             trouble.ends, trouble.not_before = trouble.ends + 1, now + pause
@@ -121,8 +126,6 @@ class Supervisor:
     def _start(self, part: Part) -> None:
         if part.name != WORKER:  # a server's own children would keep its port; a worker's runs go on to their end
             kill(marked(part.name, self._settings.folder))
-        if part.log.exists() and part.log.stat().st_size > _LOG_BYTES:
-            part.log.replace(part.log.with_suffix(".log.1"))
         with part.log.open("ab") as log:
             child = subprocess.Popen(
                 part.command,
@@ -138,6 +141,13 @@ class Supervisor:
         self._state.starts[part.name] = self._state.starts.get(part.name, 0) + 1
         self._state.write(self._settings.folder)
         _say(f"{part.name} started, process {child.pid}")
+
+
+def _cut(log: Path) -> None:
+    """Moves what a large log holds to a second file. Its writers have the first open, and append to it."""
+    if log.exists() and log.stat().st_size > _LOG_BYTES:
+        shutil.copyfile(log, log.with_suffix(".log.1"))
+        os.truncate(log, 0)
 
 
 def _say(line: str) -> None:

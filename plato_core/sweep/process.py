@@ -124,7 +124,7 @@ class SweepProcess:
             raise SweepStopped(f"sweep {self.sweep_id} was stopped; {ended.message}", signal.SIGTERM)
 
     def stop(self) -> list[Event]:
-        """Asks the sweep to end, with a last checkpoint of each trial, and waits up to `STOP_S` for it.
+        """Asks the sweep to end, with a last checkpoint of each trial; after `STOP_S` kills it.
 
         Returns:
             What the sweep told meanwhile.
@@ -132,10 +132,11 @@ class SweepProcess:
         told: list[Event] = []
         self._hang_up()
         deadline = time.monotonic() + STOP_S
-        while time.monotonic() < deadline:
+        while True:
             try:
                 event = self._events.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
+                self._child.kill()  # it has had its time; what it started ends in `close`
                 break
             if event is None:
                 break

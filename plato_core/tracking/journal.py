@@ -165,6 +165,22 @@ class Journal:
             self._reader = None
 
 
+def pending(directory: Path) -> int:
+    """How many operations of the journal in a folder are not done. Changes nothing there, unlike `Journal`.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: What it holds is damaged.
+    """
+    low, done = _read_cursor(directory / "cursor.json")
+    segments = sorted(directory.glob(_PATTERN))
+    if not segments:
+        return 0
+    last = segments[-1]
+    end = _first_number(last) + last.read_bytes().count(b"\n")
+    return max(0, end - max(low, _first_number(segments[0])) - len(done))
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file so that after a kill, at any time, the old or the new one is there whole."""
     partial = path.with_name(f".{path.name}.partial")

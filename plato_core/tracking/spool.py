@@ -29,6 +29,7 @@ from plato_core.tracking.runs import RunTable
 if TYPE_CHECKING:
     from plato_core.tracking.summary import DrainSummary
 
+REJECTED_NAME = "rejected.jsonl"
 FLUSH_TIMEOUT_S = 60.0
 
 
@@ -107,14 +108,13 @@ class Spool:
 
     def reject(self, op: dict[str, Any], error: str) -> None:
         """Set an operation aside that the store refused for good."""
-        with (self.directory / "rejected.jsonl").open("a") as file:
+        with (self.directory / REJECTED_NAME).open("a") as file:
             file.write(json.dumps({"error": error, "op": op}) + "\n")
 
     @property
     def rejected(self) -> int:
         """How many operations were set aside, by this process and those before it."""
-        path = self.directory / "rejected.jsonl"
-        return path.read_bytes().count(b"\n") if path.exists() else 0
+        return count_rejected(self.directory)
 
     def close(self, *, remove: bool = False) -> None:
         """Close the files and let another process send; with ``remove`` the folder goes too."""
@@ -122,6 +122,12 @@ class Spool:
         if remove:
             shutil.rmtree(self.directory, ignore_errors=True)
         os.close(self._lock)
+
+
+def count_rejected(directory: Path) -> int:
+    """How many operations were set aside in the spool at `directory`, which need not be there."""
+    path = directory / REJECTED_NAME
+    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def flush_command(path: Path) -> int:

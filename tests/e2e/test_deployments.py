@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -21,7 +22,8 @@ from plato_core.config import SweepConfig
 from plato_core.config_form import form_values
 from plato_core.stack.parts import PREFECT
 
-ITERATIONS = 12
+ITERATIONS = 30
+CRON = 'cron: "0 2 * * *"'
 # So long in all: the schedule, the run's start, the sweep beside whatever else this machine does.
 FIRED_S, RUN_S = 240.0, 240.0
 
@@ -29,27 +31,35 @@ pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
-def soon() -> datetime:
-    """A full minute about two minutes ahead, in UTC."""
-    return (datetime.now(UTC) + timedelta(seconds=150)).replace(second=0, microsecond=0)
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A stack whose nightly sweep is a short one."""
+    folder = tmp_path_factory.mktemp("deployments")
+    project = project_copy(folder)
+    rewrite(
+        project,
+        "          preset: nightly\n",
+        "          preset: nightly\n          num_tune_samples: 2\n"
+        f"          max_iterations: {ITERATIONS}\n          experiment_name: nightly\n",
+    )
+    with running_stack(folder, project) as stack:
+        yield stack
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory, soon: datetime) -> Iterator[Stack]:
-    """A stack whose nightly sweep is a short one, soon."""
-    folder = tmp_path_factory.mktemp("deployments")
-    project = project_copy(folder)
+def soon(stack: Stack) -> datetime:
+    """A full minute about two minutes ahead, in UTC, for which the nightly sweep is now scheduled."""
+    soon = (datetime.now(UTC) + timedelta(seconds=150)).replace(second=0, microsecond=0)
+    rewrite(stack.project, CRON, f'cron: "{soon.minute} {soon.hour} * * *"')
+    done = stack.plato("deploy")
+    assert done.returncode == 0, done.stderr
+    return soon
+
+
+def rewrite(project: Path, old: str, new: str) -> None:
+    """Edits the project's `prefect.yaml`, as a user would."""
     text = (project / "prefect.yaml").read_text()
-    for old, new in {
-        "          preset: nightly\n": "          preset: nightly\n          num_tune_samples: 2\n"
-        f"          max_iterations: {ITERATIONS}\n          experiment_name: nightly\n",
-        'cron: "0 2 * * *"': f'cron: "{soon.minute} {soon.hour} * * *"',
-    }.items():
-        assert old in text
-        text = text.replace(old, new)
-    (project / "prefect.yaml").write_text(text)
-    with running_stack(folder, project) as stack:
-        yield stack
+    assert old in text
+    (project / "prefect.yaml").write_text(text.replace(old, new))
 
 
 def deployment(stack: Stack, name: str) -> dict[str, Any]:
@@ -100,7 +110,7 @@ def sweep_tag(run: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("name", ["local", "nightly"])
-def test_a_deployment_reads_back_as_it_is_written(stack: Stack, soon: datetime, name: str) -> None:
+def test_a_deployment_reads_back_as_it_is_written(stack: Stack, name: str) -> None:
     found = deployment(stack, name)
     own = {"num_tune_samples": 2, "max_iterations": ITERATIONS, "experiment_name": "nightly"}
     settings = {"preset": "test-local"} if name == "local" else {"preset": "nightly", **own}
@@ -115,7 +125,7 @@ def test_a_deployment_reads_back_as_it_is_written(stack: Stack, soon: datetime, 
     assert found["job_variables"]["env"]["DO_NOT_TRACK"] == "1"
     assert "set_working_directory" in str(found["pull_steps"])  # and no folder of the machine that deployed
     schedules = [(schedule["slug"], schedule["schedule"], schedule["active"]) for schedule in found["schedules"]]
-    cron = {"cron": f"{soon.minute} {soon.hour} * * *", "timezone": "UTC", "day_or": True}
+    cron = {"cron": "0 2 * * *", "timezone": "UTC", "day_or": True}
     assert schedules == ([("nightly", cron, True)] if name == "nightly" else [])
 
 
@@ -191,12 +201,31 @@ def test_a_mistake_in_the_parameters_is_one_line_and_leaves_nothing(stack: Stack
     assert sorted(stack.project.rglob(".plato/sweeps/*")) == before
 
 
+def test_a_cancelled_sweep_ends_in_order_and_leaves_nothing_running(stack: Stack, soon: datetime) -> None:
+    """While the nightly one waits for its time."""
+    done = stack.prefect("deployment", "run", "sweep/local", "-p", "num_tune_samples=2", "-p", "max_iterations=1000")
+    assert done.returncode == 0, done.stderr
+    wait_until(lambda: runs_of(stack, "local", "RUNNING"), "the run begins", 60)
+    [run] = runs_of(stack, "local", "RUNNING")
+    wait_until(lambda: _trained(stack, run["id"]), "the trials train", 120)
+    assert stack.prefect("flow-run", "cancel", run["id"]).returncode == 0
+    wait_until(lambda: runs_of(stack, "local", "CANCELLED"), "the run is cancelled", 60)
+    tag = sweep_tag(stack.request("GET", f"/flow_runs/{run['id']}"))
+    wait_until(lambda: not [line for line in stack.processes() if "plato_core.sweep" in line], "its processes end", 30)
+    parent, trials = children(stack, tag)
+    assert [parent.info.status, *(trial.info.status for trial in trials)] == ["KILLED"] * 3
+    for trial in trials:
+        last = int(trial.data.metrics["training_iteration"])
+        client = mlflow.MlflowClient(stack.mlflow_url)
+        assert f"checkpoint_{last:06d}" in {file.path for file in client.list_artifacts(trial.info.run_id)}
+
+
 def test_the_schedule_fires_and_a_restart_of_the_server_loses_nothing(stack: Stack, soon: datetime) -> None:
     wait_until(lambda: runs_of(stack, "nightly", "RUNNING"), "the scheduled run begins by itself", FIRED_S)
     [run] = runs_of(stack, "nightly", "RUNNING")
     assert datetime.fromisoformat(run["expected_start_time"]) == soon
     assert run["auto_scheduled"]
-    wait_until(lambda: "nightly-progress" in str(artifacts_of(stack, run["id"])) or _trained(stack, run["id"]), "", 120)
+    wait_until(lambda: _trained(stack, run["id"]), "the trials train", 120)
     recorded = stack.state.parts[PREFECT]
     os.kill(recorded.pid, signal.SIGKILL)
     wait_until(lambda: stack.state.parts[PREFECT].pid != recorded.pid, "the server is started again", 60)
@@ -213,6 +242,9 @@ def test_the_schedule_fires_and_a_restart_of_the_server_loses_nothing(stack: Sta
         steps = [point.step for point in client.get_metric_history(trial.info.run_id, "training_iteration")]
         assert steps == list(range(1, len(steps) + 1))
         assert trial.info.status == "FINISHED"
+    artifacts = artifacts_of(stack, run["id"])
+    assert set(artifacts) == {f"nightly-{kind}" for kind in ("progress", "leaderboard", "mlflow", "summary")}
+    assert artifacts["nightly-progress"]["data"] == 100
     messages = logged(stack, run["id"])
     assert sum("finished at iteration" in message for message in messages) == 2
     tomorrow = runs_of(stack, "nightly", "SCHEDULED")
@@ -225,7 +257,10 @@ def test_the_schedule_fires_and_a_restart_of_the_server_loses_nothing(stack: Sta
 
 
 def _trained(stack: Stack, flow_run_id: str) -> bool:
-    return any("new best" in message for message in logged(stack, flow_run_id))
+    """Whether each of two trials has had some results: the leaderboard says so."""
+    board = next((a for key, a in artifacts_of(stack, flow_run_id).items() if key.endswith("leaderboard")), None)
+    rows = json.loads(board["data"]) if board else []
+    return len(rows) == 2 and all((row["iteration"] or 0) >= 2 for row in rows)
 
 
 def _answers(stack: Stack) -> bool:

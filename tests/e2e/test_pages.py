@@ -129,16 +129,16 @@ def test_the_run_form_has_each_settings_title_description_and_preset(stack: Stac
             expect(one).to_contain_text(setting["description"].replace("`", ""))
         shown = {
             title: form_field(page, title).locator("input, textarea").first
-            for title in ("Environment", "Algorithm", "Population", "Perturbation interval", "Stop at return")
+            for title in ("Environment", "Population", "Perturbation interval", "Stop at return")
         }
         values = {title: value.input_value() for title, value in shown.items()}
         assert values == {
             "Environment": "CartPole-v1",
-            "Algorithm": "PPO",
             "Population": "4",
             "Perturbation interval": "5",
             "Stop at return": "475",
         }
+        expect(form_field(page, "Algorithm")).to_contain_text("PPO")  # a choice, not a text
         pages.take(page, "prefect-run-form")
 
 
@@ -205,7 +205,8 @@ def test_the_summary_shows_its_learning_curves(stack: Stack, pages: Pages, finis
     with pages.open(artifact(stack, finished["id"], "pbt-ppo-summary"), height=1400) as page:
         for heading in ("Leaderboard", "Learning curves", "Load it", "See it"):
             expect(page.get_by_role("heading", name=heading, exact=True)).to_be_visible()
-        expect(page.get_by_role("row").filter(has_text="checkpoint_")).to_contain_text("verified")
+        expect(page.get_by_role("row").filter(has_text="checkpoint")).to_contain_text("verified")
+        expect(page.locator("pre").filter(has_text=re.compile(r"^/\S+/checkpoint_\d{6}\s*$"))).to_be_visible()
         curves = page.get_by_role("img", name="learning curves")
         expect(curves).to_be_visible()
         assert curves.evaluate("picture => picture.complete && picture.naturalWidth") > 0
@@ -220,6 +221,7 @@ def test_the_link_to_mlflow_leads_to_the_parent_run(stack: Stack, pages: Pages, 
         page = pages.sized(opened.value)
         expect(page.get_by_role("heading", name=parent)).to_be_visible()
         assert page.url.startswith(stack.mlflow_url)
+        expect(page.get_by_role("link", name="Runs", exact=True).first).to_be_visible()  # the menu for training
         close_assistant(page)
         assert len(children) == 4
         for child in children:

@@ -179,7 +179,8 @@ def test_each_artifact_is_made_once_and_then_changed_in_place(watch: Watch, capl
         assert artifact["task_run_id"] is not None
     link = watch.artifacts(run_id)["pbt-ppo-mlflow"]["data"]
     assert f"mlflow ui --backend-store-uri {watch.config.store_uri}" in link
-    assert f"#/experiments/{watch.opened.experiment_id}/runs/{watch.opened.run_id}" in link
+    place = f"#/experiments/{watch.opened.experiment_id}/runs/{watch.opened.run_id}"
+    assert f"{place}?workflowType=machine_learning" in link
 
 
 def test_sweeps_of_an_experiment_share_their_keys_and_the_page_of_artifacts_shows_the_latest(watch: Watch) -> None:
@@ -310,6 +311,19 @@ def test_a_server_that_was_away_at_the_end_gets_the_last_figures_with_the_summar
         write_summary(watch.config, watch.opened, progress, tmp_path)
 
     watch.assert_complete(in_flow(step), summary=True)
+
+
+def test_a_server_that_starts_again_while_the_summary_is_written_gets_it(watch: Watch, tmp_path: Path) -> None:
+    progress, left = progress_of(watch.config), list[Fault](["reset", 503])
+
+    def step() -> None:
+        tell(watch.config, watch.opened, progress, lambda report: None, LOGGER)
+        watch.proxy.fault = lambda method, path: left.pop() if left else None
+        with temporary_settings({PREFECT_API_URL: f"{watch.proxy.uri}/api"}):
+            write_summary(watch.config, watch.opened, progress, tmp_path, patience_s=60)
+
+    watch.assert_complete(in_flow(step), summary=True)
+    assert not left
 
 
 def test_a_summary_that_cannot_be_written_is_a_warning(watch: Watch, tmp_path: Path) -> None:

@@ -22,8 +22,18 @@ FOREIGN = {
     "PREFECT_API_KEY": "pnu_of_another_server",
     "PREFECT_SERVER_DATABASE_CONNECTION_URL": "sqlite+aiosqlite:////nowhere/prefect.db",
     "MLFLOW_TRACKING_URI": "https://elsewhere.example",
+    "PLATO_TRACKING_URI": "https://elsewhere.example",
+    "PLATO_RAY_ADDRESS": "ray://elsewhere.example:10001",
+    "RAY_ADDRESS": "ray://elsewhere.example:10001",
     "HTTP_PROXY": "http://127.0.0.1:9",
 }
+
+
+ADDED = """\
+    tags: [again]
+    schedules:
+      - {slug: yearly, cron: "0 0 1 1 *", timezone: UTC, active: true}
+"""
 
 
 def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 90.0) -> Any:
@@ -61,10 +71,10 @@ def answers(url: str) -> bool:
         return False
 
 
-def run_small(stack: Stack, seconds: float) -> str:
+def run_small(stack: Stack, **parameters: float) -> str:
     """Asks for a run of the deployment, and returns its id."""
     deployment = stack.request("GET", "/deployments/name/small/local")
-    body = {"parameters": {"seconds": seconds}, "state": {"type": "SCHEDULED"}}
+    body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
     return stack.request("POST", f"/deployments/{deployment['id']}/create_flow_run", body)["id"]
 
 
@@ -153,12 +163,22 @@ def test_a_run_is_tracked_by_this_mlflow_server(stack: Stack) -> None:
 def test_a_second_up_starts_nothing_new_and_deploys_again(stack: Stack) -> None:
     before = stack.state
     (stack.project / "prefect.yaml").write_text(
-        (stack.project / "prefect.yaml").read_text().replace("    entrypoint", "    tags: [again]\n    entrypoint")
+        (stack.project / "prefect.yaml").read_text().replace("    entrypoint", f"{ADDED}    entrypoint")
     )
     printed = stack.up()
     assert "is up already" in printed
     assert stack.state == before
     assert stack.request("GET", "/deployments/name/small/local")["tags"] == ["again"]
+
+
+def test_a_schedule_that_was_paused_on_the_server_stays_so_when_deployed_again(stack: Stack) -> None:
+    deployment = stack.request("GET", "/deployments/name/small/local")
+    [schedule] = deployment["schedules"]
+    assert schedule["active"]
+    stack.request("PATCH", f"/deployments/{deployment['id']}/schedules/{schedule['id']}", {"active": False})
+    assert "at 0 0 1 1 * UTC (stays paused)" in stack.up()
+    [schedule] = stack.request("GET", "/deployments/name/small/local")["schedules"]
+    assert schedule["active"] is False
 
 
 def test_up_with_another_port_is_told_of_the_one_in_use(stack: Stack) -> None:
@@ -190,18 +210,24 @@ def test_parts_that_are_killed_come_back_and_a_run_goes_on_meanwhile(stack: Stac
 
 
 def test_down_ends_runs_in_order_and_leaves_nothing_and_up_finds_all_again(stack: Stack) -> None:
-    run = run_small(stack, seconds=600.0)
-    wait_until(lambda: said(stack, run), "the run has begun")
+    stack.request("PATCH", "/work_pools/local", {"concurrency_limit": 2})
+    # The worker, which asks for runs each 5 s, has a place for the next one while it waits for the second to end.
+    runs = [run_small(stack, seconds=600.0), run_small(stack, seconds=600.0, last_words_s=8.0)]
+    wait_until(lambda: all(said(stack, run) for run in runs), "the runs have begun")
+    next_one = run_small(stack)
     supervisor = stack.state.supervisor
     printed = stack.down()
-    assert "ending      1 flow run," in printed
-    assert said(stack, run) == "ended in order"
+    assert "ending      2 flow runs," in printed
+    assert [said(stack, run) for run in runs] == ["ended in order"] * 2
+    assert said(stack, next_one) == ""
     assert stack.processes() == []
     assert supervisor.find() is None
     assert not answers(stack.mlflow_url)
     assert "nothing" in stack.down()
     stack.up()
-    assert state_of(stack, run) == "CANCELLED"
+    assert [state_of(stack, run) for run in runs] == ["CANCELLED"] * 2
+    assert stack.request("GET", "/work_pools/local")["is_paused"] is False
+    wait_until(lambda: state_of(stack, next_one) == "COMPLETED", "what had not begun is run now")
     assert stack.request("GET", "/deployments/name/small/local")["tags"] == ["again"]
 
 

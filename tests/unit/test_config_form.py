@@ -98,6 +98,39 @@ def test_what_is_not_possible_is_named_as_the_form_names_it(given: dict[str, Any
     assert str(caught.value).startswith(message)
 
 
+def test_another_preset_in_a_form_brings_its_own_settings() -> None:
+    shown = form_values("test-local")
+    config = from_form(shown | {"preset": "nightly", "seed": 1}, {}, shown)
+    assert config == load_config({"preset": "nightly", "seed": 1}, None, {})
+
+
+def test_a_form_is_compared_with_what_its_own_deployment_showed() -> None:
+    shown = form_values("test-local", algorithm="DQN", env_name="Acrobot-v1", stop_reward=-90)
+    assert from_form(shown, {}, shown).algorithm == "DQN"
+    other = from_form(shown | {"algorithm": "PPO"}, {}, shown)
+    by_flags = {"preset": "test-local", "env_name": "Acrobot-v1", "stop_reward": -90, "seed": other.seed}
+    assert other == load_config(by_flags, None, {})
+
+
+@pytest.mark.parametrize(
+    ("field", "alias", "name", "value"),
+    [
+        ("hyperparameters", "num_epochs", "num_sgd_iter", 5),
+        ("mutations", "lambda_", "lambda", {"low": 0.5, "high": 0.9}),
+    ],
+)
+def test_rllibs_own_names_in_a_form_mean_what_they_mean_in_a_file(
+    field: str, alias: str, name: str, value: Any
+) -> None:
+    shown = form_values("test-local")
+    mapping = {key: held for key, held in shown[field].items() if key != name}
+    given = {"type": "uniform", **value} if isinstance(value, dict) else value
+    config = from_form(shown | {field: {**mapping, alias: given}}, {}, shown)
+    assert config.flow_parameters()[field][name] == given
+    with pytest.raises(ConfigError, match=f"{field}: .* two names"):
+        from_form(shown | {field: {**shown[field], alias: given}}, {}, shown)
+
+
 def test_a_deployments_own_settings_stand_beside_its_preset() -> None:
     values = form_values("nightly", env_name="Acrobot-v1", stop_reward=-90, seed=3)
     assert (values["env_name"], values["stop_reward"], values["seed"]) == ("Acrobot-v1", -90, 3)

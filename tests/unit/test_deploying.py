@@ -61,6 +61,25 @@ def test_a_folder_without_deployments_is_named(tmp_path: Path) -> None:
         deploy(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("preset: nightly", "preset: nigtly", "deployment nightly: preset: there is no preset 'nigtly'"),
+        ("preset: nightly\n", "preset: nightly\n          max_iteration: 3\n", "max_iteration: there is no such"),
+        ('"0 2 * * *"', '"99 3 * * *"', 'deployment nightly, schedule: Invalid cron string: "99 3 * * *"'),
+    ],
+)
+def test_a_mistake_in_the_file_is_named_before_anything_is_deployed(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    text = (PROJECT / "prefect.yaml").read_text()
+    assert old in text
+    (tmp_path / "prefect.yaml").write_text(text.replace(old, new, 1))
+    with pytest.raises(ConfigError) as caught:
+        deploy(tmp_path)
+    assert message in str(caught.value)
+
+
 def test_without_a_server_nothing_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     from prefect.context import refresh_global_settings_context

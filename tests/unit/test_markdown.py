@@ -64,7 +64,8 @@ def test_the_summary_says_who_won_where_it_lies_and_how_to_load_and_see_it() -> 
         "**finished: 18/40 iterations, best 481.2 of 475, 1 min 03 s**",
         "| winner | PPO_CartPole-v1_37fba_00001, run `abc123` |",
         "| episode_reward_mean | 481.2 |",
-        "| checkpoint | `/results/abc123/checkpoint_000018` (iteration 18, verified) |",
+        "| checkpoint | iteration 18, verified |",
+        "\n```\n/results/abc123/checkpoint_000018\n```\n",
         "| time | 3 trials in 1 min 03 s, of which 44 s to train |",
         "| sweep efficiency | 0.71 on 2 CPUs |",
         "| exploits | 1 |",
@@ -72,7 +73,7 @@ def test_the_summary_says_who_won_where_it_lies_and_how_to_load_and_see_it() -> 
         "| 0 | 120.0 | 120.0 | 18 | 0.0012 | stopped | 1 |",
         "![learning curves](learning_curves.png)",
         "Algorithm.from_checkpoint('/results/abc123/checkpoint_000018')",
-        "[the winner's run in MLflow](http://127.0.0.1:5000/#/experiments/7/runs/abc123)",
+        "[the winner's run in MLflow](http://127.0.0.1:5000/#/experiments/7/runs/abc123?workflowType=machine_learning)",
     ):
         assert words in text
     assert "hunter2" not in text
@@ -122,7 +123,7 @@ def test_a_store_without_a_server_comes_with_the_command_that_shows_it() -> None
     page = run_page("sqlite:////data/my runs/mlflow.db", "7", "abc")
     text = markdown.way_to_see(page, "the run", "pbt_ppo")
     assert "mlflow ui --backend-store-uri 'sqlite:////data/my runs/mlflow.db'" in text
-    assert "(http://127.0.0.1:5000/#/experiments/7/runs/abc)" in text
+    assert "(http://127.0.0.1:5000/#/experiments/7/runs/abc?workflowType=machine_learning)" in text
 
 
 def test_azure_ml_shows_it_in_its_studio() -> None:

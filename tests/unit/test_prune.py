@@ -1,6 +1,7 @@
 """Pruning old sweeps: what goes, what stays, and that nothing else is touched."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -12,7 +13,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from prefect.logging import disable_run_logger
 
 from plato_core import prune as prune_module
 from plato_core.cli import main
@@ -20,6 +20,7 @@ from plato_core.errors import ConfigError, SweepError
 from plato_core.prune import prune
 from plato_core.pruned import Pruned
 from plato_core.sweep.folder import END_NAME, SWEEP_ID, End, Outcome, hold, new_sweep_id, read_end, record_end
+from plato_core.tracking.journal import Journal, pending
 from tasks.prune import prune_old_sweeps
 
 NOW = datetime.now(UTC)
@@ -40,6 +41,10 @@ def make(folder: Path, number: int, *, days: float, outcome: Outcome | None = "f
     for path in (*sweep.rglob("*"), sweep):
         os.utime(path, (when.timestamp(), when.timestamp()))
     return sweep
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir()}
 
 
 def names(folder: Path) -> set[str]:
@@ -147,15 +152,56 @@ def test_a_file_system_without_locks_is_no_reason_to_fail(tmp_path: Path, monkey
 
 def test_results_that_are_not_sent_are_not_lost_unless_asked_for(tmp_path: Path) -> None:
     sweep = make(tmp_path, 1, days=100)
-    (sweep / "tracking").mkdir()
-    (sweep / "tracking" / "lock").write_text("")
+    spool = sweep / "tracking"
+    spool.mkdir()
+    (spool / "lock").write_text("")
+    (spool / "journal-000000000003.jsonl").write_text('{"number": 3}\n{"number": 4}\n{"number": 5}\n{"torn')
+    (spool / "cursor.json").write_text('{"low": 4, "done": [[5, 5]]}')
+    before = contents(spool)
     pruned = prune(tmp_path, older_than_days=1)
+    assert contents(spool) == before
     assert why_kept(pruned) == {sweep.name: "unsent"}
     assert f"plato flush {sweep}" in pruned.describe()
     with (sweep / "tracking" / "lock").open("rb") as flushing:
         prune_module.fcntl.flock(flushing, prune_module.fcntl.LOCK_EX)
         assert why_kept(prune(tmp_path, older_than_days=1, unsent=True)) == {sweep.name: "running"}
     assert len(prune(tmp_path, older_than_days=1, unsent=True).gone) == 1
+
+
+@pytest.mark.parametrize(
+    ("cursor", "why"), [('{"low": 6, "done": []}', None), ('{"low": 4, "done": [[4, 5]]}', None), ('{"low"', "unsent")]
+)
+def test_a_spool_with_nothing_left_to_send_keeps_no_sweep(tmp_path: Path, cursor: str, why: str | None) -> None:
+    sweep = make(tmp_path, 1, days=100)
+    spool = sweep / "tracking"
+    spool.mkdir()
+    (spool / "lock").write_text("")
+    (spool / "journal-000000000004.jsonl").write_text('{"number": 4}\n{"number": 5}\n')
+    (spool / "cursor.json").write_text(cursor)
+    (spool / "rejected.jsonl").write_text('{"error": "no", "op": {}}\n' * 2)
+    pruned = prune(tmp_path, older_than_days=1)
+    if why is not None:
+        assert why_kept(pruned) == {sweep.name: why}
+        return
+    assert not sweep.exists()
+    first, _ = pruned.describe().splitlines()
+    assert first.endswith("kB, with 2 operations that the tracker refused (rejected.jsonl)")
+
+
+def test_a_sweep_is_unsent_as_long_as_its_journal_says_so(tmp_path: Path) -> None:
+    sweep = make(tmp_path, 1, days=100)
+    journal = Journal(sweep / "tracking")
+    assert pending(sweep / "tracking") == 0
+    for number in range(40):
+        journal.append({"number": number})
+    read = [number for number, _ in journal.read(100)]
+    for done in ([3, 7], range(1, 31), range(1, 41)):
+        journal.done(done)
+        journal.commit()
+        assert pending(sweep / "tracking") == journal.pending
+    assert len(read) == 40
+    journal.close()
+    assert len(prune(tmp_path, older_than_days=1).gone) == 1
 
 
 def test_what_is_no_sweep_is_left_alone(tmp_path: Path) -> None:
@@ -296,20 +342,41 @@ def test_the_command_tells_a_person_what_it_did(tmp_path: Path, capsys: pytest.C
     assert last == "removed 1 sweep, 1.1 kB; kept 2: 1 within the limits, 1 unfinished"
 
 
-def test_a_sweep_goes_on_when_old_ones_cannot_be_pruned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[tuple[str, str]]:
+    """What the task says in its log, each line with its level."""
+    caplog.clear()
+    monkeypatch.setattr("tasks.prune.get_run_logger", lambda: logging.getLogger("task"))
+    with caplog.at_level(logging.INFO, "task"):
+        prune_old_sweeps.fn(folder, 14, 30)
+    return [(record.levelname, record.getMessage()) for record in caplog.records if record.name == "task"]
+
+
+def test_a_sweep_goes_on_when_old_ones_cannot_be_pruned(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(folder: Path, **limits: object) -> Pruned:
         raise ZeroDivisionError
 
-    with disable_run_logger():
-        prune_old_sweeps.fn(tmp_path / "none", 1, None)
-        monkeypatch.setattr("tasks.prune.prune", broken)
-        prune_old_sweeps.fn(tmp_path, 1, None)
+    (tmp_path / "file").write_text("")
+    ((level, said),) = logged(caplog, monkeypatch, tmp_path / "file")
+    assert level == "WARNING"
+    assert said.startswith("old sweeps were not pruned: ")
+    monkeypatch.setattr("tasks.prune.prune", broken)
+    assert logged(caplog, monkeypatch, tmp_path) == [("WARNING", "old sweeps were not pruned")]
 
 
-def test_the_task_prunes(tmp_path: Path) -> None:
+def test_the_first_sweep_of_a_machine_has_nothing_to_prune(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    none = tmp_path / "none"
+    assert logged(caplog, monkeypatch, none) == [("INFO", f"there are no old sweeps: {none} is not there yet")]
+
+
+def test_the_task_prunes(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep = make(tmp_path, 1, days=100)
-    with disable_run_logger():
-        prune_old_sweeps.fn(tmp_path, 14, 30)
+    ((level, said),) = logged(caplog, monkeypatch, tmp_path)
+    assert level == "INFO"
+    assert "removed 1 sweep" in said
     assert not sweep.exists()
 
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from plato_core.report import publisher as publishing
 from plato_core.report.publisher import Publisher, finish
 
 LOGGER = logging.getLogger("test_publisher")
@@ -97,6 +98,35 @@ def test_one_that_hangs_is_left_alone_and_gets_nothing_afterwards(
     place.open.set()
     publisher._thread.join(20)
     assert place.sent == [0]
+
+
+def test_a_place_that_comes_back_while_somebody_waits_for_it_has_the_last_state(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publishing, "_RETRY_S", 0.01)
+    place.error = ConnectionError("it starts again")
+    publisher = Publisher("the place", place.session, LOGGER, every_s=3600)
+    publisher.finish()
+    for _ in range(3):
+        place.await_sending()
+    place.state, place.error = 7, None
+    assert publisher.wait(20)
+    assert place.sent == [7]
+
+
+def test_a_place_that_stays_away_is_tried_no_more_once_nobody_waits(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    place.error = ConnectionError("refused")
+    publisher = Publisher("the place", place.session, LOGGER)
+    publisher.finish()
+    place.await_sending()
+    assert not publisher.wait(0.05)
+    place.error = None
+    publisher._thread.join(20)
+    assert not publisher._thread.is_alive()
+    assert place.sent == []
+    assert caplog.messages == ["the place is not up to date, the sweep goes on: refused"]
 
 
 def test_a_session_that_cannot_be_opened_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:

@@ -16,7 +16,7 @@ FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 # Of other people's commands, and of every command.
 FOREIGN = {
     "--help", "--version", "--backend-store-uri", "--artifacts-destination", "--host", "--port", "--workers", "--pool",
-    "--type", "--watch", "--now", "--from-file", "--no-prompt",
+    "--type", "--watch", "--now", "--from-file", "--no-prompt", "--older-than",
     "--all", "--user",
 }  # fmt: skip
 

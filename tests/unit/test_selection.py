@@ -135,6 +135,13 @@ def test_the_error_is_shortened_beyond_ten_runs() -> None:
     assert lines[-1] == "  and 15 more"
 
 
+def test_trials_without_any_finished_episode_are_told_to_train_longer() -> None:
+    with pytest.raises(SelectionError, match=r"^No episode has ended in any trial; train longer, .* No run qualifies"):
+        choose([run("a"), run("b")], METRIC, "max", one_each)
+    with pytest.raises(SelectionError, match=r"^No run qualifies"):
+        choose([run("a"), run("b")], "vf_loss", "min", one_each)
+
+
 def test_no_runs_at_all_is_an_error_that_names_the_parent() -> None:
     with pytest.raises(SelectionError, match=r"the children of run p1: .* found no runs at all"):
         choose([], METRIC, "max", one_each, among="the children of run p1")

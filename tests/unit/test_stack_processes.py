@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from plato_core.cli import main
-from plato_core.stack.ending import end
+from plato_core.stack.api import StackApi
+from plato_core.stack.ending import end, no_new_runs
+from plato_core.stack.parts import Part
 from plato_core.stack.processes import SUPERVISOR, Recorded, State, kill, lock, mark, marked, state_file
-from plato_core.stack.settings import MLFLOW, PREFECT, WORKER, StackSettings
+from plato_core.stack.settings import MLFLOW, PREFECT, WORK_POOL, WORKER, StackSettings
+from plato_core.stack.supervisor import Supervisor
 
 PORTS = {PREFECT: 4200, MLFLOW: 5000}
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
@@ -54,7 +59,19 @@ def gone() -> Recorded:
 def test_a_later_process_with_the_same_id_is_another(stranger: subprocess.Popen[bytes]) -> None:
     recorded = Recorded.of(stranger.pid)
     assert recorded.find() == psutil.Process(stranger.pid)
-    assert Recorded(pid=stranger.pid, create_time=recorded.create_time - 100).find() is None
+    assert recorded.model_copy(update={"birth": gone().birth}).find() is None
+
+
+def test_a_process_is_the_same_after_a_step_of_the_clock(
+    stranger: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = Recorded.of(stranger.pid)
+    shown = psutil.Process(stranger.pid).create_time()
+    boot = psutil.boot_time()
+    # Linux reckons the boot time from the clock; psutil reads it anew for each process.
+    monkeypatch.setattr("psutil._pslinux.boot_time", lambda: boot + 3600.0)
+    assert psutil.Process(stranger.pid).create_time() == pytest.approx(shown + 3600.0, abs=1.0)
+    assert recorded.find() is not None
 
 
 def test_an_ended_child_that_nobody_has_waited_for_does_not_run(stranger: subprocess.Popen[bytes]) -> None:
@@ -68,7 +85,7 @@ def test_an_ended_child_that_nobody_has_waited_for_does_not_run(stranger: subpro
 def test_down_touches_no_stranger_that_has_got_a_recorded_id(
     settings: StackSettings, stranger: subprocess.Popen[bytes]
 ) -> None:
-    before_reboot = Recorded(pid=stranger.pid, create_time=1.0)
+    before_reboot = Recorded(pid=stranger.pid, birth="of the last boot:1", started=1.0)
     state = State(supervisor=before_reboot, ports=PORTS, parts={PREFECT: before_reboot, WORKER: before_reboot})
     state.write(settings.folder)
     assert end(settings, lambda word, text: None) is False
@@ -92,6 +109,96 @@ def test_down_ends_what_carries_the_mark_though_nothing_is_recorded(
     finally:
         other.kill()
         other.wait()
+
+
+def test_down_ends_the_recorded_supervisor_though_it_has_no_mark(
+    settings: StackSettings, stranger: subprocess.Popen[bytes]
+) -> None:
+    State(supervisor=Recorded.of(stranger.pid), ports=PORTS).write(settings.folder)
+    assert end(settings, lambda word, text: None) is True
+    assert stranger.wait(5.0) == -signal.SIGTERM
+    assert not state_file(settings.folder).exists()
+
+
+def test_down_does_not_say_so_while_a_supervisor_holds_the_folder(
+    settings: StackSettings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    State(supervisor=gone(), ports=PORTS).write(settings.folder)
+    with lock(settings.folder):
+        assert main(["down"]) == 1
+    assert "has a supervisor that cannot be seen from here" in capsys.readouterr().err
+    assert state_file(settings.folder).exists()
+
+
+def test_a_stack_is_the_same_through_a_link_to_its_folder(
+    settings: StackSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (link := tmp_path / "link").symlink_to(settings.folder)
+    monkeypatch.setenv("PLATO_STACK_FOLDER", str(link))
+    assert StackSettings().folder == settings.folder
+
+
+class Pool(StackApi):
+    """The server's work pool."""
+
+    def __init__(self, settings: StackSettings, paused: bool) -> None:
+        super().__init__(settings)
+        self.paused = paused
+
+    def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        assert path == f"/work_pools/{WORK_POOL}"
+        if body is not None:
+            self.paused = body["is_paused"]
+        return {"is_paused": self.paused}
+
+
+@pytest.mark.parametrize("paused", [True, False])
+def test_the_work_pool_is_paused_while_runs_end_and_is_then_as_before(settings: StackSettings, paused: bool) -> None:
+    pool = Pool(settings, paused)
+    with no_new_runs(pool, lambda word, text: None):
+        assert pool.paused
+    assert pool.paused == paused
+
+
+@pytest.fixture
+def supervisor(settings: StackSettings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervisor]:
+    monkeypatch.setattr("plato_core.stack.supervisor._MAX_PAUSE_S", 0.01)
+    monkeypatch.setattr("plato_core.stack.supervisor._TICK_S", 0.01)
+    before = signal.getsignal(signal.SIGTERM)
+    settings.logs.mkdir()
+    yield Supervisor(settings)
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_a_fault_with_one_part_ends_neither_the_supervisor_nor_the_others(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept: list[str] = []
+
+    def keep(part: Part) -> None:
+        kept.append(part.name)
+        if len(kept) >= 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        if part.name == PREFECT:
+            raise ValueError("no JSON")
+
+    monkeypatch.setattr(supervisor, "_keep", keep)
+    supervisor.run()
+    assert kept == [PREFECT, MLFLOW, WORKER] * 2
+    assert "prefect: ValueError: no JSON; trying again in 0.01 s" in capsys.readouterr().out
+
+
+def test_a_log_that_gets_large_is_cut_under_its_writers(
+    supervisor: Supervisor, settings: StackSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("plato_core.stack.supervisor._LOG_BYTES", 10)
+    monkeypatch.setattr(supervisor, "_start", lambda part: os.kill(os.getpid(), signal.SIGTERM))
+    with (settings.logs / "mlflow.log").open("ab", buffering=0) as log:
+        log.write(b"more than ten bytes\n")
+        supervisor.run()
+        log.write(b"and on\n")
+    assert (settings.logs / "mlflow.log").read_text() == "and on\n"
+    assert (settings.logs / "mlflow.log.1").read_text() == "more than ten bytes\n"
 
 
 def test_kill_ends_what_ignores_sigterm(folder: Path) -> None:

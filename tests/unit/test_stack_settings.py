@@ -82,6 +82,10 @@ def test_what_the_shell_is_set_up_for_reaches_no_part() -> None:
         "MLFLOW_TRACKING_URI": "https://elsewhere.example",
         "MLFLOW_TRACKING_TOKEN": "token",
         "_MLFLOW_SERVER_FILE_STORE": "/elsewhere",
+        "RAY_ADDRESS": "ray://elsewhere.example:10001",
+        "PLATO_TRACKING_URI": "https://elsewhere.example",
+        "PLATO_RAY_ADDRESS": "ray://elsewhere.example:10001",
+        "PLATO_NUM_TUNE_SAMPLES": "64",
     }
     settings = StackSettings()
     for part in parts(settings, {**foreign, "HOME": "/home/me"}).values():

@@ -297,14 +297,15 @@ def test_the_last_words_name_the_winner_its_checkpoint_and_the_way_to_see_it() -
         "sweep       4 trials in 1 min 03 s, efficiency 0.71 on 2 CPUs",
         "tracking    complete: everything was sent",
         "see it      mlflow ui --backend-store-uri sqlite:///mlflow.db",
-        "            then http://127.0.0.1:5000/#/experiments/1/runs/abc123",
+        "            then http://127.0.0.1:5000/#/experiments/1/runs/abc123?workflowType=machine_learning",
     ]
 
 
 def test_a_tracking_server_needs_no_command_and_shows_no_password() -> None:
     outcome = tracked_in("https://bob:hunter2@mlflow.example/base/")
     lines = final_lines(outcome, experiment_id="7", cwd=HOME)
-    assert lines[-1] == "see it      https://mlflow.example/base/#/experiments/7/runs/abc123"
+    page = "https://mlflow.example/base/#/experiments/7/runs/abc123?workflowType=machine_learning"
+    assert lines[-1] == f"see it      {page}"
     assert "hunter2" not in "\n".join(lines)
 
 
