@@ -202,7 +202,7 @@ def test_a_slow_store_gets_fewer_and_fuller_batches(tmp_path: Path, proxy: Proxy
 
     quick, slow = batches("quick", 0.0), batches("slow", 0.3)
     assert quick < 40, "100 results need not be 100 requests"
-    assert slow < quick
+    assert slow <= min(quick, 12), "what is journaled while a request is under way goes with the next"
 
 
 def test_points_journaled_while_the_store_is_away_arrive_when_it_is_back(
