@@ -260,7 +260,7 @@ def _trained(stack: Stack, flow_run_id: str) -> bool:
     """Whether each of two trials has had some results: the leaderboard says so."""
     board = next((a for key, a in artifacts_of(stack, flow_run_id).items() if key.endswith("leaderboard")), None)
     rows = json.loads(board["data"]) if board else []
-    return len(rows) == 2 and all((row["iteration"] or 0) >= 2 for row in rows)
+    return len(rows) == 2 and all(int(row["iteration"]) >= 2 for row in rows)
 
 
 def _answers(stack: Stack) -> bool:
