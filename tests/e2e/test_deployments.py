@@ -234,6 +234,7 @@ def test_the_schedule_fires_and_a_restart_of_the_server_loses_nothing(stack: Sta
     [run] = [found for found in runs_of(stack, "nightly", "COMPLETED", "FAILED", "CRASHED", "CANCELLED")]
     assert run["state_name"] == "Completed", run["state"]["message"]
     wait_until(lambda: set(tasks_of(stack, run["id"]).values()) == {"Completed"}, "every task's last state", 30)
+    assert "prune old sweeps in sweeps" in tasks_of(stack, run["id"])
     parent, trials = children(stack, sweep_tag(run))
     client = mlflow.MlflowClient(stack.mlflow_url)
     assert parent.info.status == "FINISHED"
