@@ -21,7 +21,7 @@ down:
 	@if [ -x $(BIN)/plato ]; then $(BIN)/plato down; else echo "nothing is up: there is no $(VENV)"; fi
 
 test: lint types
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests
 
 setup: $(VENV)/.installed
 

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from product import Product, Script, Server, free_port, mlflow_server
 from store import tracked
+from thorough import thorough
 
 from plato_core.config import SweepConfig
 from plato_core.manifest import read_manifest, verify
@@ -35,6 +36,7 @@ def result_of(script: Script) -> dict[str, Any]:
     return result
 
 
+@thorough
 @pytest.mark.parametrize("env_name", ["Acrobot-v1", "Pendulum-v1"])
 def test_another_environment_runs_through_to_its_budget(product: Product, env_name: str) -> None:
     (product.folder / "long.yaml").write_text(LONG_ITERATIONS)

@@ -46,10 +46,10 @@ class Counting(tune.Trainable):
     def step(self) -> dict[str, Any]:
         self.own += 1
         self.count_file.write_text(str(self.own))
-        # A trial that is done before the others have begun is never compared with them.
-        deadline = time.monotonic() + 60
-        while len(list(Path(self.spec["folder"]).glob("*.count"))) < 3 and time.monotonic() < deadline:
-            time.sleep(0.05)
+        # Side by side: a trial that is done before the others have got anywhere is never compared with them.
+        deadline = time.monotonic() + (60 if self.own == 1 else 2)
+        while self._behind() and time.monotonic() < deadline:
+            time.sleep(0.02)
         if self.own == self.spec.get("fails_at") and not Path(self.spec["folder"], "mended").exists():
             raise ValueError("the environment fell over")
         self.weight += self.lr
@@ -62,6 +62,10 @@ class Counting(tune.Trainable):
             "unheard_of": 1.0,
         }
         return result
+
+    def _behind(self) -> bool:
+        counts = [path.read_text() for path in Path(self.spec["folder"]).glob("*.count")]
+        return len(counts) < 3 or any(int(count or 0) < self.own - 1 for count in counts)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         Path(checkpoint_dir, "weight.json").write_text(json.dumps(self.weight))

@@ -59,7 +59,7 @@ def gone() -> Recorded:
 def test_a_later_process_with_the_same_id_is_another(stranger: subprocess.Popen[bytes]) -> None:
     recorded = Recorded.of(stranger.pid)
     assert recorded.find() == psutil.Process(stranger.pid)
-    assert recorded.model_copy(update={"birth": gone().birth}).find() is None
+    assert recorded.model_copy(update={"birth": f"{recorded.birth}0"}).find() is None
 
 
 def test_a_process_is_the_same_after_a_step_of_the_clock(
