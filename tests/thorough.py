@@ -1,4 +1,4 @@
-"""Long tests of what others cover in part: left out of `make test` on a desk, run where `PLATO_THOROUGH=1`, as CI does."""
+"""Long tests of what others cover in part: run where `PLATO_THOROUGH=1`, as in CI, and left out else."""
 
 import os
 
