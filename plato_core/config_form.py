@@ -53,10 +53,11 @@ def from_form(
     if shown is None:
         shown = _usual(values.get("preset"))
     given = _changed(values, shown)
-    settings = _own_settings(shown) | given
+    own = _own_settings(shown)
+    settings = own | given
     for name in _BY_KEY:
         if name in given:
-            settings[name] = _own_settings(shown).get(name, {}) | given[name]
+            settings[name] = own.get(name, {}) | given[name]
     return load_config(settings, None, {name: environ[name] for name in PLACES if name in environ}, str)
 
 

@@ -38,7 +38,8 @@ def deploy(folder: Path) -> set[tuple[str, str]]:
             deployed.
         PlatoError: Prefect refused.
     """
-    _check(folder)
+    found = deployments(folder)
+    _check(found)
     needed = work_pools(folder)
     there = _existing_work_pools()
     for name, kind in needed.items():
@@ -49,7 +50,7 @@ def deploy(folder: Path) -> set[tuple[str, str]]:
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
     # `{{ $PWD }}` in the file is the folder, wherever this was called from.
     environment = os.environ | {"PWD": str(folder)}
-    names = [deployment["name"] for deployment in deployments(folder)]
+    names = [deployment["name"] for deployment in found]
     paused = _paused(names)
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     kept = _pause_again(names, paused)  # of those that were applied before a failure too
@@ -79,9 +80,9 @@ def work_pools(folder: Path) -> dict[str, str]:
     return {name: types.get(name, "process") for name in names}
 
 
-def _check(folder: Path) -> None:
+def _check(found: list[dict[str, Any]]) -> None:
     """Check what Prefect would meet half-way: the settings of each form, and the schedules."""
-    for deployment in deployments(folder):
+    for deployment in found:
         for schedule in deployment.get("schedules") or ():
             _check_schedule(deployment["name"], schedule)
         for step in deployment.get("build") or ():
@@ -108,11 +109,20 @@ def _check_schedule(name: str, schedule: Mapping[str, Any]) -> None:
         raise ConfigError(f"{PREFECT_YAML}, deployment {name}, schedule: {why}") from None
 
 
-def _content(folder: Path) -> dict[str, Any]:
+def prefect_yaml(folder: Path) -> Path:
+    """Return the file of a folder's deployments.
+
+    Raises:
+        ConfigError: There is none.
+    """
     path = folder / PREFECT_YAML
     if not path.is_file():
         raise ConfigError(f"{path}: there is no such file; run this in the project's folder")
-    return config_yaml.read_mapping(path)[0]
+    return path
+
+
+def _content(folder: Path) -> dict[str, Any]:
+    return config_yaml.read_mapping(prefect_yaml(folder))[0]
 
 
 def _paused(names: list[str]) -> set[tuple[str, str]]:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from plato_core.deploying import PREFECT_YAML
+from plato_core.deploying import PREFECT_YAML, prefect_yaml
 from plato_core.errors import ConfigError, StackError
 from plato_core.report.text import hide_passwords
 from plato_core.stack.api import StackApi
@@ -36,8 +36,7 @@ def start(settings: StackSettings, project: Path, say: Say) -> None:
         ConfigError: There is no `prefect.yaml`, a port is taken, or the stack is up with other ports.
         StackError: A part does not start, or the deployments cannot be applied.
     """
-    if not (project / PREFECT_YAML).is_file():
-        raise ConfigError(f"{project / PREFECT_YAML}: there is no such file; run this in the project's folder")
+    prefect_yaml(project)
     settings.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     settings.logs.mkdir(exist_ok=True)
     state = State.read(settings.folder)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import httpx
 import psutil
 import pytest
+from prefect_server import wait_for
 from small_project import small_project
 from stack import Stack, new_stack
 
@@ -36,12 +36,7 @@ ADDED = """\
 """
 
 
-def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 90.0) -> Any:
-    deadline = time.monotonic() + timeout_s
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
-        time.sleep(0.2)
-    return value
+wait_until = partial(wait_for, timeout_s=90.0)
 
 
 @pytest.fixture(scope="module")
