@@ -71,6 +71,7 @@ def sweep(**parameters: object) -> SweepResult:
             raise
         except BaseException:  # Ctrl-C, SIGTERM, and Prefect's word that the run is cancelled
             close_parent_run(config, process, opened, "KILLED")
+            get_run_logger().warning(f"stopped; go on with it: resume={process.sweep_id}")
             # Not as a task: this run may start none any more.
             why, limit_s = "the sweep was stopped", STOPPED_PATIENCE_S
             write_summary.fn(config, opened, progress, process.sweep_dir, error=why, patience_s=limit_s)
@@ -117,7 +118,8 @@ def _sweep(
         fit_s=round(ended.fit_s, 3),
         training_slot_s=round(ended.training_slot_s, 3),
         slots=int(ended.slots),
-        sweep_efficiency=round(ended.training_slot_s / (ended.slots * ended.fit_s), 4),
+        # A sweep that had trained to its end before has nothing to be efficient at.
+        sweep_efficiency=round(ended.training_slot_s / (ended.slots * ended.fit_s), 4) if ended.fit_s else 0.0,
         experiment_id=opened.experiment_id,
         winner=selection.run.name,
         warnings=(*selection.warnings, *remarks(downloaded)),

@@ -111,6 +111,12 @@ class SweepConfig(BaseModel):
         title="Tracking URI",
         description="MLflow tracking store, without a password; unset means mlflow.db in the working folder.",
     )
+    resume: str | None = Field(
+        None,
+        title="Resume",
+        description="Go on with this sweep: its id, its parent run's id, or last, the newest unfinished one.",
+        min_length=1,
+    )
     storage_path: str = Field(
         ".plato/sweeps",
         title="Storage",

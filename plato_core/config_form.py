@@ -53,6 +53,8 @@ def from_form(
     if shown is None:
         shown = _usual(values.get("preset"))
     given = _changed(values, shown)
+    if given.get("resume") is not None:  # that sweep's settings stand; what differs from the form is asked for
+        return load_config(given, None, {}, str)
     own = _own_settings(shown)
     settings = own | given
     for name in _BY_KEY:

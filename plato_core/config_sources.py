@@ -27,6 +27,8 @@ _OTHER_VARIABLES = {"tracking_uri": "MLFLOW_TRACKING_URI", "ray_address": "RAY_A
 # What a machine's environment says of the place where a sweep runs, and not of the sweep.
 PLACES = (*_OTHER_VARIABLES.values(), *(f"{ENV_PREFIX}{name.upper()}" for name in _OTHER_VARIABLES))
 _FIELD_ALIASES = {"num_workers": "num_env_runners", "env": "env_name"}
+# They say where to look for a sweep, or what it began with.
+_NOT_OF_A_RESUMED = ("resume", "storage_path", "test_local", "preset")
 _NOT_WITH_TEST_LOCAL = ("tracking_uri", "ray_address", "preset")
 
 
@@ -72,6 +74,8 @@ def load_config(
         for name in _NOT_WITH_TEST_LOCAL:
             layers[0].values.pop(name, None)
         user = _merge(layers)
+    if (resume := user.values.get("resume")) is not None:
+        return _resumed(str(resume), user, flags)
     preset = _preset_name(user, test_local)
     shipped = _shipped(user.values, preset)
     values = _over(shipped, user.values, preset)
@@ -81,6 +85,15 @@ def load_config(
         return SweepConfig.model_validate(values)
     except ValidationError as error:
         raise config_error(error, SweepConfig, _labeller(user, shipped, preset)) from None
+
+
+def _resumed(named: str, user: _Layer, flags: Mapping[str, Any]) -> SweepConfig:
+    """Return the config of a sweep that goes on; beside its own settings only what was given for it counts."""
+    from plato_core.resuming import find_sweep, resumed_config
+
+    storage = Path(user.values.get("storage_path", SweepConfig.model_fields["storage_path"].default))
+    given = {name: user.values[name] for name in flags if name not in _NOT_OF_A_RESUMED}
+    return resumed_config(find_sweep(storage.expanduser().absolute(), named), given)
 
 
 def _from_environment(environ: Mapping[str, str]) -> _Layer:

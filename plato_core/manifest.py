@@ -19,6 +19,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from plato_core.errors import CheckpointError
 
 MANIFEST_NAME = "manifest.json"
+# Beside RLlib's files in a checkpoint: whose it is, that trial's own counters, and the policy's last episodes.
+TRIAL_STATE_NAME = "trial.json"
 _TEMPORARY = f".{MANIFEST_NAME}."
 
 

@@ -14,6 +14,7 @@ from prefect.cache_policies import NO_CACHE
 
 from plato_core.config import SweepConfig
 from plato_core.errors import TrackingError
+from plato_core.resuming import read_parent, write_parent
 from plato_core.sweep.lineage import LINEAGE_NAME
 from plato_core.sweep.process import SweepProcess
 from plato_core.sweep.protocol import TRACKING_FOLDER
@@ -35,19 +36,31 @@ VERSIONED = ("plato-sweeps", "ray", "mlflow", "prefect", "torch", "gymnasium", "
 def open_parent_run(config: SweepConfig, sweep_id: str) -> parent.ParentRun:
     """Creates the run that the trials' runs are children of; it records the resolved config and where it ran.
 
+    A sweep that goes on takes its own up again.
+
     Args:
         config: The resolved config.
         sweep_id: The sweep's name.
     """
-    return parent.open_parent(
-        config.store_uri,
-        config.experiment_name,
-        run_name=f"{config.algorithm} {config.env_name} x{config.num_tune_samples} {sweep_id}",
-        tags=_tags(config, sweep_id),
-        params=_params(config),
-        artifact_location=None if config.artifact_root is None else str(config.artifact_root),
-        texts={"config.yaml": config.to_yaml()},
-    )
+    sweep_dir = config.storage_folder / sweep_id
+    before = None
+    if config.resume is not None:
+        before = read_parent(sweep_dir) or parent.find_parent(config.store_uri, config.experiment_name, sweep_id)
+    if before is not None:
+        parent.reopen_parent(config.store_uri, before)
+        opened = before
+    else:
+        opened = parent.open_parent(
+            config.store_uri,
+            config.experiment_name,
+            run_name=f"{config.algorithm} {config.env_name} x{config.num_tune_samples} {sweep_id}",
+            tags=_tags(config, sweep_id),
+            params=_params(config),
+            artifact_location=None if config.artifact_root is None else str(config.artifact_root),
+            texts={"config.yaml": config.to_yaml()},
+        )
+    write_parent(sweep_dir, opened)
+    return opened
 
 
 def close_parent_run(
@@ -120,6 +133,7 @@ def _tags(config: SweepConfig, sweep_id: str) -> dict[str, str]:
 def _params(config: SweepConfig) -> dict[str, object]:
     """The resolved config, flat: what the population was drawn from rather than any one trial's values."""
     settings = config.flow_parameters()
+    del settings["resume"]
     nested = {name: settings.pop(name) for name in ("hyperparameters", "mutations", "env_config")}
     params: dict[str, object] = {name: value for name, value in settings.items() if value is not None}
     for name, values in nested.items():

@@ -150,9 +150,9 @@ def _what_is_left(sweep_dir: Path) -> str:
     if not sweep_dir.exists():
         return "no trial had begun"
     shown = sweep_dir.relative_to(Path.cwd()) if sweep_dir.is_relative_to(Path.cwd()) else sweep_dir
-    left = f"the trials' last checkpoints are in {shown}"
+    left = f"its files are in {shown}; go on with it: plato sweep --resume {sweep_dir.name}"
     if _spool(sweep_dir).exists():
-        left += f", and what is not in the tracking store yet is sent by: plato flush {shlex.quote(str(shown))}"
+        left += f" (what is not in the tracking store yet is sent then, or by: plato flush {shlex.quote(str(shown))})"
     return left
 
 

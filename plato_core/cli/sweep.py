@@ -15,7 +15,7 @@ from plato_core.config_sources import DEFAULT_PRESET, load_config
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "What": (
-        "test_local", "preset", "config", "env_name", "algorithm", "num_tune_samples", "scheduler",
+        "test_local", "preset", "config", "resume", "env_name", "algorithm", "num_tune_samples", "scheduler",
         "perturbation_interval", "seed",
     ),
     "When to stop": ("stop_reward", "stop_when", "max_iterations", "time_budget_s"),

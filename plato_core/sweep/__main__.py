@@ -66,7 +66,7 @@ def _run(prepare: Prepare) -> int:
     config = SweepConfig.from_flow_parameters(prepare.config)
     channel.emit(Phase(text="loading Ray"))
     prepare_environment(local=config.ray_address is None)
-    from plato_core.sweep import cluster, runner
+    from plato_core.sweep import cluster, logs, runner
     from plato_core.sweep.stopping import STATE
 
     channel.emit(Phase(text="starting Ray"))
@@ -77,8 +77,16 @@ def _run(prepare: Prepare) -> int:
     channel.emit(Phase(text=f"starting {counted(packing.resident, 'trial')} on {counted(packing.slots, 'CPU')}"))
     sweep_dir = Path(prepare.sweep_dir)
     tracking = runner.tracking_callback(config, sweep_id=prepare.sweep_id, sweep_dir=sweep_dir)
+    if config.resume is not None:
+        configs = runner.resumed_configs(config, configs, sweep_dir)
+        STATE.spent_s = logs.spent_s(sweep_dir)
     try:
-        fitted = runner.fit(config, configs=configs, packing=packing, sweep_dir=sweep_dir, tracking=tracking)
+        if configs:
+            folder.forget_end(sweep_dir)
+            fitted = runner.fit(config, configs=configs, packing=packing, sweep_dir=sweep_dir, tracking=tracking)
+        else:  # every trial has ended: what is left is to send the rest, to select and to download
+            tracking.open()
+            fitted = runner.Fitted(fit_s=0.0, training_slot_s=0.0)
         folder.record_end(sweep_dir, "stopped" if STATE.cancelled else "finished")
     finally:
         # Also of a sweep that failed: its runs must not stay RUNNING, and its errors are in their tags.
@@ -91,7 +99,7 @@ def _run(prepare: Prepare) -> int:
             fit_s=fitted.fit_s,
             training_slot_s=fitted.training_slot_s,
             slots=packing.slots,
-            trials=fitted.trials,
+            trials=config.num_tune_samples,
             message=drained.describe(),
             spool=None if drained.spool is None else str(drained.spool),
         )

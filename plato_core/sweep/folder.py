@@ -82,12 +82,39 @@ def hold(sweep_dir: Path) -> Hold:
     return Hold(descriptor)
 
 
+def is_running(sweep_dir: Path) -> bool:
+    """Says whether a process holds the sweep. Without locks in the file system nobody knows: no."""
+    try:
+        descriptor = os.open(sweep_dir / RUNNING_NAME, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def record_end(sweep_dir: Path, outcome: Outcome) -> None:
     """Writes down how training ended. A full disk is no reason to fail now: the sweep then counts as unfinished."""
-    partial = sweep_dir / f".{END_NAME}.partial"
     with contextlib.suppress(OSError):
-        partial.write_text(End(outcome=outcome, when=datetime.now(UTC)).model_dump_json())
-        partial.replace(sweep_dir / END_NAME)
+        write_whole(sweep_dir / END_NAME, End(outcome=outcome, when=datetime.now(UTC)).model_dump_json())
+
+
+def forget_end(sweep_dir: Path) -> None:
+    """Takes the end back: the sweep goes on."""
+    (sweep_dir / END_NAME).unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file so that whoever reads it meets the old content or the new, and never a part."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    partial.replace(path)
 
 
 def read_end(sweep_dir: Path) -> End | None:

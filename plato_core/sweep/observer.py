@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -13,7 +14,8 @@ from plato_core.errors import CheckpointError
 from plato_core.manifest import read_manifest
 from plato_core.sweep.channel import emit
 from plato_core.sweep.events import Checkpointed, Result, Stopping, TrialEnded, TrialStarted
-from plato_core.sweep.stopping import STATE
+from plato_core.sweep.revival import TrialEnd, note_end
+from plato_core.sweep.stopping import STATE, SweepStopper
 from plato_core.training.metrics import HP_PREFIX
 
 
@@ -22,10 +24,12 @@ class Observer(tune.Callback):
 
     Args:
         metric: The scheduler's metric.
+        stopper: Knows what ends a trial.
     """
 
-    def __init__(self, metric: str) -> None:
+    def __init__(self, metric: str, stopper: SweepStopper) -> None:
         self._metric = metric
+        self._stopper = stopper
         self._ended: set[str] = set()
         self._exploited_at: dict[str, int] = {}
         self._stopping_told = False
@@ -103,6 +107,10 @@ class Observer(tune.Callback):
             return
         self._ended.add(trial.trial_id)
         own = int(trial.last_result.get("training_iteration", 0)) if trial.last_result else 0
+        if status != "KILLED" and trial.path is not None and Path(trial.path).is_dir():
+            # Such a trial is trained on after a resume only under a larger budget.
+            why = "error" if status == "FAILED" else self._stopper.why(trial.last_result or {})
+            note_end(Path(trial.path), TrialEnd(status=status, iteration=own, why=why))
         emit(TrialEnded(trial=trial.trial_id, status=status, iteration=own, error=error))  # type: ignore[arg-type]
 
 

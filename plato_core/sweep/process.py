@@ -23,7 +23,7 @@ from plato_core.config import SweepConfig
 from plato_core.errors import SweepError, SweepStopped
 from plato_core.sweep.channel import EVENTS_FD
 from plato_core.sweep.events import Event, Failed, SweepEnded, parse
-from plato_core.sweep.folder import CONFIG_NAME, hold, new_sweep_id
+from plato_core.sweep.folder import CONFIG_NAME, hold, new_sweep_id, write_whole
 from plato_core.sweep.protocol import Go, Prepare
 
 # A cancelled sweep is gone within so many seconds: trials finish an iteration and write a last checkpoint.
@@ -47,11 +47,13 @@ class SweepProcess:
 
     def __init__(self, config: SweepConfig) -> None:
         self.config = config
-        self.sweep_id = new_sweep_id()
+        self.sweep_id = config.resume or new_sweep_id()
         self.sweep_dir = config.storage_folder / self.sweep_id
-        self.sweep_dir.mkdir(parents=True)
+        if config.resume is None:
+            self.sweep_dir.mkdir(parents=True)
         self._running = hold(self.sweep_dir)  # before it can be told from other folders, so that it is never pruned
-        (self.sweep_dir / CONFIG_NAME).write_text(config.to_yaml())
+        own = config.model_copy(update={"resume": None})  # of a sweep that goes on the budget may be larger now
+        write_whole(self.sweep_dir / CONFIG_NAME, own.to_yaml())
         # Not below the storage path: Ray puts sockets there, whose paths may have 107 characters at most.
         self._ray_temp_dir = Path(tempfile.mkdtemp(prefix="plato-", dir="/tmp"))
         self._begun = False
@@ -59,7 +61,7 @@ class SweepProcess:
         # Of Prefect's settings of this run the sweep needs none, and Ray's workers would inherit them.
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT")}
         environment |= {EVENTS_FD: str(writing), "PYTHONUNBUFFERED": "1"}
-        with (self.sweep_dir / LOG_NAME).open("wb") as log:
+        with (self.sweep_dir / LOG_NAME).open("ab") as log:
             self._child = subprocess.Popen(
                 [sys.executable, "-m", "plato_core.sweep"],
                 stdin=subprocess.PIPE,
@@ -152,7 +154,7 @@ class SweepProcess:
         _kill_session(self._child.pid)
         self._child.wait()
         shutil.rmtree(self._ray_temp_dir, ignore_errors=True)
-        if not self._begun:
+        if not self._begun and self.config.resume is None:
             shutil.rmtree(self.sweep_dir, ignore_errors=True)  # nothing was run, nothing is kept
             self._running.release()
 

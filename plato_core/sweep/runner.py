@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import random
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,12 +13,12 @@ from typing import Any, Literal
 import numpy as np
 from ray import tune
 from ray.tune.experiment import Trial
-from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback
 from ray.tune.search import BasicVariantGenerator
 
 from plato_core.config import SweepConfig
 from plato_core.errors import SweepError
 from plato_core.search_space import initial_population
+from plato_core.sweep import folder, logs, revival
 from plato_core.sweep.channel import emit, wait_for_go
 from plato_core.sweep.events import TrackingState
 from plato_core.sweep.gate import Gate
@@ -25,16 +26,13 @@ from plato_core.sweep.lineage import LINEAGE_NAME
 from plato_core.sweep.observer import Observer, error_of
 from plato_core.sweep.packing import Packing
 from plato_core.sweep.protocol import TRACKING_FOLDER
-from plato_core.sweep.scheduler import build_scheduler
+from plato_core.sweep.scheduler import build_scheduler, time_attribute
 from plato_core.sweep.stopping import STATE, SweepStopper
 from plato_core.tracking.callback import SweepTrackingCallback
 from plato_core.tracking.spool import Target
 from plato_core.tracking.summary import DrainSummary
-from plato_core.training.spec import TrialSpec, mlflow_params
+from plato_core.training.spec import Resume, TrialSpec, mlflow_params, own_checkpoint, resumed_config
 from plato_core.training.trainable import AlgorithmTrainable
-
-# In the sweep's folder: Tune's own experiment.
-TUNE_FOLDER = "tune"
 
 
 @dataclass(frozen=True)
@@ -44,12 +42,10 @@ class Fitted:
     Attributes:
         fit_s: Wall seconds from the moment at which trials might train to the end of `Tuner.fit`.
         training_slot_s: Sum over trials of training seconds x CPUs allotted.
-        trials: Number of trials.
     """
 
     fit_s: float
     training_slot_s: float
-    trials: int
 
 
 def trial_configs(config: SweepConfig, sweep_id: str, packing: Packing) -> list[dict[str, Any]]:
@@ -74,6 +70,50 @@ def trial_configs(config: SweepConfig, sweep_id: str, packing: Packing) -> list[
     return [spec.trial_config(index, values) for index, values in enumerate(population)]
 
 
+def resumed_configs(config: SweepConfig, configs: list[dict[str, Any]], sweep_dir: Path) -> list[dict[str, Any]]:
+    """Returns the Tune configs of the trials that go on, each from its last whole checkpoint.
+
+    Args:
+        config: The sweep's, whose budget may be larger now.
+        configs: From `trial_configs`.
+        sweep_dir: The sweep's folder.
+    """
+    folders_of = {trial["index"]: revival.folders_of(sweep_dir, _trial_id(trial)) for trial in configs}
+    ends = {index: revival.end_of(folders) for index, folders in folders_of.items()}
+    sweep_end = folder.read_end(sweep_dir)
+    finished = sweep_end is not None and sweep_end.outcome == "finished"
+    if config.stop_when == "first" and any(end is not None and end.why == "target" for end in ends.values()):
+        return []  # it was about to end when it was killed
+    going_on = []
+    for trial in configs:
+        folders, end = folders_of[trial["index"]], ends[trial["index"]]
+        if end is not None and not _may_go_on(config, end, sweep_dir, finished=finished):
+            continue
+        point = revival.last_point(folders, logs.last_logged(folders))
+        if point is None:
+            going_on.append(trial)  # it had nothing yet: anew, as it began
+            continue
+        judged_at, score = logs.last_judgement(
+            folders,
+            point.iteration,
+            time_attribute=time_attribute(config),
+            interval=config.perturbation_interval,
+            metric=config.scheduler_metric_name,
+        )
+        resume = Resume(str(point.checkpoint), point.own, judged_at=judged_at, score=score)
+        going_on.append(resumed_config(trial, point.hyperparameters, resume))
+    return going_on
+
+
+def _may_go_on(config: SweepConfig, end: revival.TrialEnd, sweep_dir: Path, *, finished: bool) -> bool:
+    """Whether a trial that ended may train on: one that failed, or one that has a larger budget now."""
+    if end.why == "error":
+        return not finished  # what made it fail may be mended; of a sweep that finished it is part of the outcome
+    if end.why == "iterations":
+        return config.max_iterations is None or end.iteration < config.max_iterations
+    return end.why == "time" and (config.time_budget_s is None or logs.spent_s(sweep_dir) < config.time_budget_s)
+
+
 def tracking_callback(config: SweepConfig, *, sweep_id: str, sweep_dir: Path) -> SweepTrackingCallback:
     """Returns the callback that sends the trials to MLflow, once the parent has said where."""
     return SweepTrackingCallback(
@@ -81,6 +121,7 @@ def tracking_callback(config: SweepConfig, *, sweep_id: str, sweep_dir: Path) ->
         spool_dir=sweep_dir / TRACKING_FOLDER,
         tuned=sorted(config.mutations),
         params=mlflow_params,
+        restored=own_checkpoint,
         cancelled=_cancelled,
         report=tell_tracking,
     )
@@ -136,9 +177,12 @@ def fit(
     """
     random.seed(config.seed)  # PBT draws its donors from it
     np.random.seed(config.seed)
-    resident = packing.resident == len(configs)
+    attempt = revival.next_attempt(sweep_dir)
+    before = {_trial_id(trial): _carry_over(trial, sweep_dir, attempt) for trial in configs}
+    resident = packing.resident >= len(configs)
     gate = Gate()
-    observer = Observer(config.scheduler_metric_name)
+    stopper = SweepStopper(config)
+    observer = Observer(config.scheduler_metric_name, stopper)
     finish = _Finish(observer)
     tuner = tune.Tuner(
         tune.with_resources(AlgorithmTrainable, tune.PlacementGroupFactory(packing.bundles(config.num_env_runners))),
@@ -146,24 +190,24 @@ def fit(
         param_space=configs[0],
         tune_config=tune.TuneConfig(
             scheduler=build_scheduler(config, resident=resident, lineage_path=sweep_dir / LINEAGE_NAME),
-            search_alg=BasicVariantGenerator(points_to_evaluate=configs),
+            search_alg=_Population(points_to_evaluate=configs),
             num_samples=len(configs),
             max_concurrent_trials=None if resident else packing.resident,
             reuse_actors=not resident,
-            trial_name_creator=_trial_name,
-            trial_dirname_creator=_trial_name,
+            trial_name_creator=_name_of,
+            trial_dirname_creator=_name_of,
         ),
         run_config=tune.RunConfig(
-            name=TUNE_FOLDER,
+            name=attempt,
             storage_path=str(sweep_dir.absolute()),
-            stop=SweepStopper(config),
+            stop=stopper,
             checkpoint_config=tune.CheckpointConfig(
                 num_to_keep=config.keep_checkpoints,
                 checkpoint_score_attribute=config.rank_metric_name,
                 checkpoint_score_order=config.mode,
                 checkpoint_at_end=True,
             ),
-            callbacks=[gate, _JsonLogger(), _CSVLogger(), observer, tracking, finish],
+            callbacks=[gate, tracking, logs.JsonLog(), logs.CsvLog(), observer, finish],
             verbose=0,
         ),
     )
@@ -174,27 +218,29 @@ def fit(
     if gate.opened_at is None:
         raise SweepError("it ended before any trial had started")
     fit_s = ended - gate.opened_at
-    seconds = sum(float((result.metrics or {}).get("time_total_s", 0.0)) for result in results)
-    return Fitted(fit_s=fit_s, training_slot_s=seconds * packing.cpus_per_trial, trials=len(configs))
+    seconds = sum(float((result.metrics or {}).get("time_total_s", 0.0)) for result in results) - sum(before.values())
+    for trial in configs:
+        revival.forget_attempts_before(sweep_dir / attempt, _trial_id(trial))
+    return Fitted(fit_s=fit_s, training_slot_s=seconds * packing.cpus_per_trial)
 
 
-class _Continuing:
-    """For a file logger whose trial is paused and goes on: the file here is newer than the one in storage.
-
-    Ray copies the latter over the former at every start, and so loses the lines since its last upload.
-    """
-
-    def _restore_from_remote(self, file_name: str, trial: Trial) -> None:
-        if not Path(trial.local_path or "", file_name).exists():
-            super()._restore_from_remote(file_name, trial)  # type: ignore[misc]
+def _carry_over(trial: dict[str, Any], sweep_dir: Path, attempt: str) -> float:
+    """Begins the attempt's logs of a trial that goes on; returns the seconds that it had trained by then."""
+    if (resume := Resume.of(trial)) is None:
+        return 0.0
+    folders = revival.folders_of(sweep_dir, _trial_id(trial))
+    logs.carry_over(folders, sweep_dir / attempt / _trial_name(trial))
+    return float(resume.own["time_total_s"])
 
 
-class _JsonLogger(_Continuing, JsonLoggerCallback):
-    pass
+class _Population(BasicVariantGenerator):
+    """Gives each trial its config as it is, and the id that it has in every attempt."""
 
-
-class _CSVLogger(_Continuing, CSVLoggerCallback):
-    pass
+    def next_trial(self) -> Trial | None:
+        trial = super().next_trial()
+        if trial is not None:
+            trial.trial_id = _trial_id(trial.config)
+        return trial
 
 
 class _Finish(tune.Callback):
@@ -209,8 +255,16 @@ class _Finish(tune.Callback):
         self.errors += [error_of(trial) or "unknown" for trial in trials if trial.status == Trial.ERROR]
 
 
-def _trial_name(trial: Trial) -> str:
-    spec = trial.config["spec"]
+def _trial_id(config: Mapping[str, Any]) -> str:
+    return revival.trial_id(config["spec"]["sweep_id"], config["index"])
+
+
+def _trial_name(config: Mapping[str, Any]) -> str:
+    spec = config["spec"]
     # Environment ids may hold a namespace (`ALE/Pong-v5`) or a module (`mine:Env-v0`); this names a folder too.
     env_name = spec["env_name"].replace("/", "_").replace(":", "_")
-    return f"{spec['algorithm']}_{env_name}_{trial.trial_id}"
+    return f"{spec['algorithm']}_{env_name}_{_trial_id(config)}"
+
+
+def _name_of(trial: Trial) -> str:
+    return _trial_name(trial.config)

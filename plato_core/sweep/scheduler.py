@@ -32,12 +32,10 @@ from plato_core.search_space import Distribution, explore
 from plato_core.sweep import lineage
 from plato_core.sweep.channel import emit
 from plato_core.sweep.events import Exploited
+from plato_core.sweep.revival import note_exploit
 from plato_core.tracking.hold import hold_tree
 from plato_core.training.metrics import counters_of
-from plato_core.training.spec import exploited_config
-
-# In an exploiting trial's folder: the donor's checkpoint, until the trial has one of its own.
-EXPLOITED_PREFIX = "exploited_"
+from plato_core.training.spec import EXPLOITED_PREFIX, Resume, exploited_config, own_checkpoint
 
 
 class ResidentPBT(PopulationBasedTraining):
@@ -84,6 +82,19 @@ class ResidentPBT(PopulationBasedTraining):
         self._resident = resident
         self._lineage_path = lineage_path
 
+    def on_trial_add(self, tune_controller: TuneController, trial: Trial) -> None:
+        """Takes a trial in; one that goes on after a resume as it was last judged: it can be a donor at once."""
+        super().on_trial_add(tune_controller, trial)
+        if (resume := Resume.of(trial.config)) is None:
+            return
+        state: Any = self._trial_state[trial]
+        state.last_perturbation_time = state.last_train_time = resume.judged_at
+        if resume.score is not None:
+            state.last_score = resume.score if self._mode == "max" else -resume.score
+            state.last_result = {self._score_name: resume.score}
+        if (checkpoint := own_checkpoint(trial.config)) is not None:
+            state.last_checkpoint = Checkpoint(str(checkpoint))
+
     def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
         """Judges the trial at its interval; a resident one is never paused to make room."""
         decision = super().on_trial_result(tune_controller, trial, result)
@@ -117,6 +128,8 @@ class ResidentPBT(PopulationBasedTraining):
         # An actor's calls run in the order they are made, so this comes before the next `train`.
         actor: Any = trial.temporary_state.ray_actor
         actor.exploit.remote(config, str(held))
+        note_exploit(held.parent, own.iteration, new, own.to_dict())
+        self._release_older(held)
         self._num_perturbations += 1
         self._tell(
             lineage.Exploit(
@@ -148,10 +161,14 @@ class ResidentPBT(PopulationBasedTraining):
         folder = Path(str(trial.path))
         held = folder / f"{EXPLOITED_PREFIX}{iteration:06d}"
         hold_tree(Path(checkpoint.path), held)
-        for older in folder.glob(f"{EXPLOITED_PREFIX}*"):
-            if older != held:
-                shutil.rmtree(older, ignore_errors=True)
         return held
+
+    def _release_older(self, held: Path) -> None:
+        """Removes what earlier exploits of the trial held, once the newest is written down."""
+        for older in held.parent.glob(f"{EXPLOITED_PREFIX}*"):
+            if older.is_dir() and older != held:
+                older.with_name(f"{older.name}.json").unlink(missing_ok=True)
+                shutil.rmtree(older, ignore_errors=True)
 
     def _tell(self, exploit: lineage.Exploit) -> None:
         lineage.append(self._lineage_path, exploit)
@@ -196,10 +213,15 @@ class PatientMedian(MedianStoppingRule):
             super().on_trial_complete(tune_controller, trial, result)
 
 
+def time_attribute(config: SweepConfig) -> str:
+    """Returns the scheduler's time, as results name it."""
+    return TRAINING_ITERATION if config.perturbation_unit == "iterations" else TIME_TOTAL_S
+
+
 def build_scheduler(config: SweepConfig, *, resident: bool, lineage_path: Path) -> TrialScheduler:
     """Returns the Tune scheduler that the config asks for."""
     metric = config.scheduler_metric_name
-    time_attr = TRAINING_ITERATION if config.perturbation_unit == "iterations" else TIME_TOTAL_S
+    time_attr = time_attribute(config)
     if config.scheduler == "pbt":
         assert config.seed is not None
         return ResidentPBT(

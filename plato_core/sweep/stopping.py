@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from ray import tune
 
@@ -15,6 +16,9 @@ from plato_core.config import SweepConfig
 CANCEL_GRACE_S = 12.0
 END_GRACE_S = 600.0
 
+# What ended a trial: its return, its own iterations, the sweep's time, or the sweep's end for another reason.
+Why = Literal["target", "iterations", "time", "sweep"]
+
 
 @dataclass
 class StopState:
@@ -24,6 +28,8 @@ class StopState:
     cancelled: bool = False
     since: float = 0.0
     began: float | None = None  # when training might begin
+    spent_s: float = 0.0  # of the time budget, by the attempts before this one
+    out_of_time: bool = False
     running: bool = True
 
     def request(self, reason: str, *, cancelled: bool = False) -> None:
@@ -54,9 +60,18 @@ class SweepStopper(tune.Stopper):
         reached = self._stop_reward is not None and result["episode_reward_mean"] >= self._stop_reward
         if reached and self._first:
             STATE.request(f"{result['episode_reward_mean']:.1f} reached the target of {self._stop_reward:g}")
-        if self._max_iterations is not None and result["training_iteration"] >= self._max_iterations:
-            return True
-        return reached or self._ending()
+        return reached or self._out_of_iterations(result) or self._ending()
+
+    def why(self, result: dict[str, Any]) -> Why:
+        """Returns what ended a trial of which this is the last result."""
+        if self._stop_reward is not None and result.get("episode_reward_mean", math.nan) >= self._stop_reward:
+            return "target"
+        if self._out_of_iterations(result):
+            return "iterations"
+        return "time" if STATE.out_of_time else "sweep"
+
+    def _out_of_iterations(self, result: dict[str, Any]) -> bool:
+        return self._max_iterations is not None and result.get("training_iteration", 0) >= self._max_iterations
 
     def stop_all(self) -> bool:
         """Whether Tune may end now without waiting for anything."""
@@ -67,6 +82,12 @@ class SweepStopper(tune.Stopper):
 
     def _ending(self) -> bool:
         began = STATE.began
-        if self._budget_s is not None and began is not None and time.monotonic() - began > self._budget_s:
+        if (
+            self._budget_s is not None
+            and began is not None
+            and STATE.spent_s + time.monotonic() - began > self._budget_s
+            and STATE.reason is None
+        ):
+            STATE.out_of_time = True
             STATE.request(f"the time budget of {self._budget_s:g} s is spent")
         return STATE.reason is not None

@@ -19,7 +19,8 @@ from ray.tune import Callback
 from plato_core.errors import SweepError
 from plato_core.manifest import checkpoint_name, read_manifest
 from plato_core.tracking.hold import hold_file, hold_tree
-from plato_core.tracking.runs import RunRecord
+from plato_core.tracking.journal import write_json
+from plato_core.tracking.runs import RunRecord, RunTable
 from plato_core.tracking.sender import MAX_PARAMS_A_BATCH
 from plato_core.tracking.spool import Spool, Target
 from plato_core.tracking.summary import DrainSummary
@@ -41,6 +42,10 @@ def _never() -> bool:  # not a lambda, since the callback is pickled
     return False
 
 
+def _none(config: dict[str, Any]) -> None:
+    return None
+
+
 class SweepTrackingCallback(MLflowLoggerCallback):
     """Tracks the trials of a sweep in MLflow, as the MLflow contract of the project has it.
 
@@ -51,6 +56,8 @@ class SweepTrackingCallback(MLflowLoggerCallback):
         tuned: Names of the tuned hyperparameters; each has a series ``hp/<name>``.
         params: What of a trial's ``config`` is logged as params, once; a function of a module, as Tune
             pickles it.
+        restored: The checkpoint of its own, if any, that a trial with this ``config`` goes on from after the sweep was
+            killed; a function of a module too. It is uploaded if the kill came before that was journaled.
         cancelled: Whether the sweep was told to stop; trials that end then are KILLED and not FINISHED.
         report: Told every few seconds what was sent so far; its ``last_error`` is None while the store answers.
     """
@@ -62,6 +69,7 @@ class SweepTrackingCallback(MLflowLoggerCallback):
         spool_dir: Path,
         tuned: Sequence[str],
         params: Callable[[dict[str, Any]], Mapping[str, Scalar]],
+        restored: Callable[[dict[str, Any]], Path | None] = _none,
         cancelled: Callable[[], bool] = _never,
         report: Callable[[DrainSummary], None] | None = None,
     ) -> None:
@@ -70,6 +78,7 @@ class SweepTrackingCallback(MLflowLoggerCallback):
         self.spool_dir = Path(spool_dir).absolute()
         self._find_target = target
         self._params = params
+        self._restored = restored
         self._cancelled = cancelled
         self._report = report
         self._reported = 0.0
@@ -80,6 +89,11 @@ class SweepTrackingCallback(MLflowLoggerCallback):
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_writer": None}
+
+    @property
+    def _runs_path(self) -> Path:
+        """Beside the spool: the trials' runs, for a sweep that goes on after the spool is gone."""
+        return self.spool_dir.parent / "runs.json"
 
     @property
     def writer(self) -> Writer:
@@ -93,12 +107,13 @@ class SweepTrackingCallback(MLflowLoggerCallback):
     def setup(self, *args: Any, **info: Any) -> None:
         """Nothing yet: the first trial's start opens the spool."""
 
-    def _open(self) -> None:
+    def open(self) -> None:
         """Open the spool and start the writer. Makes no request; what an earlier process left is sent too."""
         target = self._find_target
         self._target = target if isinstance(target, Target) else target()
         spool = Spool.create(self.spool_dir, self._target)
-        for key, record in self._trials.items():  # from Tuner.restore
+        # From Tuner.restore, and from a process whose spool went when all of it was sent.
+        for key, record in [*self._trials.items(), *RunTable(self._runs_path).items()]:
             spool.runs.record(key).merge(record)
         for op in spool.journal.unfinished():
             if "key" in op:
@@ -110,13 +125,15 @@ class SweepTrackingCallback(MLflowLoggerCallback):
     def log_trial_start(self, trial: "Trial") -> None:
         """Create the trial's run, once; a trial that goes on after its end takes its run up again."""
         if self._writer is None:
-            self._open()
+            self.open()
         record = self._trials.get(trial.trial_id)
         if record is None:
             self._trials[trial.trial_id] = RunRecord()
             self._create(trial)
         elif record.ended:
             self._status(trial.trial_id, "RUNNING")
+        if (checkpoint := self._restored(trial.config)) is not None:
+            self._upload(trial.trial_id, checkpoint)
 
     def log_trial_result(self, iteration: int, trial: "Trial", result: dict[str, Any]) -> None:
         """Journal the result's metrics at the trial's own step; one that was journaled before is skipped."""
@@ -132,23 +149,7 @@ class SweepTrackingCallback(MLflowLoggerCallback):
         self, iteration: int, trials: "list[Trial]", trial: "Trial", checkpoint: "Checkpoint", **info: Any
     ) -> None:
         """Hold the checkpoint, which Tune may delete at any time, and journal its upload."""
-        manifest = read_manifest(Path(checkpoint.path))
-        record = self._trials[trial.trial_id]
-        if manifest.iteration <= record.checkpoint:
-            return
-        spool = self.writer.spool
-        held = spool.held(trial.trial_id, checkpoint_name(manifest.iteration))
-        hold_tree(Path(checkpoint.path), held)
-        record.checkpoint = manifest.iteration
-        self.writer.append(
-            {
-                "op": "checkpoint",
-                "key": trial.trial_id,
-                "path": spool.relative(held),
-                "iteration": manifest.iteration,
-                "score": manifest.score,
-            }
-        )
+        self._upload(trial.trial_id, Path(checkpoint.path))
 
     def log_trial_end(self, trial: "Trial", failed: bool = False) -> None:
         """Journal the trial's files and its status, which is set once its uploads are up."""
@@ -197,7 +198,9 @@ class SweepTrackingCallback(MLflowLoggerCallback):
         for key, record in self._trials.items():  # the spool goes, and Tune may still ask for the state
             record.merge(self.writer.spool.runs.record(key))
         writer, self._writer = self.writer, None
-        return writer.drain(timeout_s, on_progress, limit_s)
+        summary = writer.drain(timeout_s, on_progress, limit_s)
+        write_json(self._runs_path, {key: record.to_json() for key, record in list(writer.spool.runs.items())})
+        return summary
 
     # ---- inside
 
@@ -226,6 +229,25 @@ class SweepTrackingCallback(MLflowLoggerCallback):
         for start in range(0, len(items), MAX_PARAMS_A_BATCH):
             values = dict(items[start : start + MAX_PARAMS_A_BATCH])
             self.writer.append({"op": "params", "key": trial.trial_id, "values": values})
+
+    def _upload(self, key: str, path: Path) -> None:
+        manifest = read_manifest(path)
+        record = self._trials[key]
+        if manifest.iteration <= record.checkpoint:
+            return
+        spool = self.writer.spool
+        held = spool.held(key, checkpoint_name(manifest.iteration))
+        hold_tree(path, held)
+        record.checkpoint = manifest.iteration
+        self.writer.append(
+            {
+                "op": "checkpoint",
+                "key": key,
+                "path": spool.relative(held),
+                "iteration": manifest.iteration,
+                "score": manifest.score,
+            }
+        )
 
     def _status(self, key: str, status: Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]) -> None:
         self._trials[key].ended = status != "RUNNING"

@@ -18,6 +18,7 @@ MAX_PARAMS = 200  # Azure ML refuses more
 MAX_PARAM_LENGTH = 500
 _PARAMS_A_REQUEST = 100
 _PARAM_NAME = re.compile(r"[\w./ :-]{1,250}")
+_TAGS_OF_THE_END = ("plato.error", "plato.top_run_id", "plato.checkpoint")
 # In the spool, beside the trials' ids.
 _PARENT_KEY = "parent"
 
@@ -81,6 +82,38 @@ def open_parent(
                 client.set_terminated(run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
             raise
     return ParentRun(run.info.run_id, experiment_id, str(run.info.artifact_uri))
+
+
+def reopen_parent(tracking_uri: str, opened: ParentRun) -> None:
+    """Take a sweep's run up again: it is RUNNING, and what it came to before is taken back.
+
+    Raises:
+        TrackingError: The store does not answer, or does not know the run.
+    """
+    client = make_client(tracking_uri)
+    with tracking_errors(tracking_uri):
+        tags = client.get_run(opened.run_id).data.tags
+        client.update_run(opened.run_id, status="RUNNING")
+        for name in _TAGS_OF_THE_END:
+            if name in tags:
+                client.delete_tag(opened.run_id, name)
+
+
+def find_parent(tracking_uri: str, experiment_name: str, sweep_id: str) -> ParentRun | None:
+    """Return the run of a sweep that was killed before it could write down which run it has; None if it has none.
+
+    Raises:
+        TrackingError: The store does not answer.
+    """
+    client = make_client(tracking_uri)
+    with tracking_errors(tracking_uri):
+        experiment = client.get_experiment_by_name(experiment_name)
+        if experiment is None:
+            return None
+        of_sweep = f"tags.`plato.sweep_id` = '{sweep_id}' and tags.`plato.kind` = 'sweep'"
+        found = client.search_runs([experiment.experiment_id], of_sweep, max_results=1)
+    run = next(iter(found), None)
+    return None if run is None else ParentRun(run.info.run_id, experiment.experiment_id, str(run.info.artifact_uri))
 
 
 def leave_to_flush(

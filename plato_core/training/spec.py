@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from plato_core.training.schema import trial_params
+
+# In an exploiting trial's folder: the donor's checkpoint, until the trial has one of its own.
+EXPLOITED_PREFIX = "exploited_"
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class TrialSpec:
 
     def trial_config(self, index: int, hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the Tune config of trial `index` at its start."""
-        return {"spec": asdict(self), "index": index, "hyperparameters": dict(hyperparameters)}
+        return {"spec": asdict(self), "index": index, "hyperparameters": dict(hyperparameters), "resume": None}
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> TrialSpec:
@@ -58,7 +63,45 @@ def exploited_config(
     config: Mapping[str, Any], hyperparameters: Mapping[str, Any], own: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Returns a trial's config after an exploit: new values, and the trial's own counters to go on from."""
-    return {**config, "hyperparameters": dict(hyperparameters), "own": dict(own)}
+    # What it was resumed from is behind it now.
+    return {**config, "hyperparameters": dict(hyperparameters), "own": dict(own), "resume": None}
+
+
+@dataclass(frozen=True)
+class Resume:
+    """From where a trial goes on in a new attempt.
+
+    Attributes:
+        checkpoint: The folder to restore; the trial's own, or a donor's that it had taken over.
+        own: The trial's counters there.
+        judged_at: When its scheduler last judged it, in the scheduler's time; 0 if it has not.
+        score: The scheduler's metric then; None if it was unknown.
+    """
+
+    checkpoint: str
+    own: dict[str, Any]
+    judged_at: float = 0.0
+    score: float | None = None
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Resume | None:
+        """Reads it from a trial's Tune config; None for a trial that begins anew, or has exploited since."""
+        text = config.get("resume")
+        return None if text is None else cls(**json.loads(text))
+
+
+def resumed_config(config: Mapping[str, Any], hyperparameters: Mapping[str, Any], resume: Resume) -> dict[str, Any]:
+    """Returns a trial's config with which it goes on, with its values from there on."""
+    # As one text: Tune takes a mapping in a config for a part of the search space.
+    return {**config, "hyperparameters": dict(hyperparameters), "resume": json.dumps(asdict(resume))}
+
+
+def own_checkpoint(config: Mapping[str, Any]) -> Path | None:
+    """Returns the checkpoint that a trial goes on from, if it is one of its own."""
+    resume = Resume.of(config)
+    if resume is None or Path(resume.checkpoint).name.startswith(EXPLOITED_PREFIX):
+        return None
+    return Path(resume.checkpoint)
 
 
 def mlflow_params(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from ray import tune
 from ray.air.constants import TRAINING_ITERATION
 from ray.tune.result import SHOULD_CHECKPOINT, TIME_TOTAL_S
 
-from plato_core.manifest import write_manifest
+from plato_core.manifest import TRIAL_STATE_NAME, write_manifest
 from plato_core.training.metrics import (
     HP_PREFIX,
     LEARNER_METRICS,
@@ -24,13 +24,11 @@ from plato_core.training.metrics import (
     read_iteration,
     restarted,
 )
-from plato_core.training.spec import TrialSpec, trial_seed
+from plato_core.training.spec import Resume, TrialSpec, trial_seed
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm import Algorithm
 
-# Beside RLlib's files in a checkpoint: whose it is, that trial's own counters, and the policy's last episodes.
-TRIAL_STATE_NAME = "trial.json"
 # In the trial's folder: the whole config that RLlib runs with.
 ALGORITHM_CONFIG_NAME = "algorithm_config.json"
 
@@ -61,7 +59,8 @@ class AlgorithmTrainable(tune.Trainable):
         self._warmup_s: float | None = None
         self._spec = TrialSpec.of(config)
         self._hyperparameters: dict[str, Any] = dict(config["hyperparameters"])
-        self._counters = restarted(config.get("own"))
+        resume = Resume.of(config)
+        self._counters = restarted(config.get("own") if resume is None else resume.own)
         self._env_steps_at_restore = self._counters.env_steps
         self._checkpointed = self._counters
         self._score: float | None = None
@@ -72,6 +71,8 @@ class AlgorithmTrainable(tune.Trainable):
         self._recent = RecentEpisodes(self._window)
         self.algorithm: Algorithm = build_algorithm(algorithm_config, int(self._spec.num_cpus))
         self._write_algorithm_config()
+        if resume is not None:
+            self.load_checkpoint(resume.checkpoint)
 
     def step(self) -> dict[str, Any]:
         """Trains one iteration.

@@ -11,7 +11,7 @@ from trials import TINY
 
 from plato_core.config import SweepConfig
 from plato_core.manifest import Manifest, read_manifest
-from plato_core.sweep import channel, lineage, runner
+from plato_core.sweep import channel, lineage, revival, runner
 from plato_core.sweep.packing import Packing
 from plato_core.sweep.protocol import Go
 from plato_core.sweep.stopping import STATE, StopState
@@ -114,7 +114,7 @@ def sweep(
 
 def on_disk(swept: Swept, trial: str) -> list[dict[str, Any]]:
     """The trial's `result.json`."""
-    path = next((swept.folder / runner.TUNE_FOLDER).glob(f"*{trial}")) / "result.json"
+    path = next((swept.folder / revival.TUNE_FOLDER).glob(f"*{trial}")) / "result.json"
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
