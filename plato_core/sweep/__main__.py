@@ -16,6 +16,7 @@ import sys
 import traceback
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from plato_core.config import SweepConfig
 from plato_core.errors import PlatoError
@@ -24,6 +25,10 @@ from plato_core.sweep import channel, folder
 from plato_core.sweep.environment import prepare_environment
 from plato_core.sweep.events import Failed, Phase, SweepEnded
 from plato_core.sweep.protocol import Prepare
+
+if TYPE_CHECKING:
+    from plato_core.sweep.runner import Fitted
+    from plato_core.tracking.callback import SweepTrackingCallback
 
 STOPPED = 128 + signal.SIGTERM
 # Of the 20 s in which a cancelled sweep must be gone; what is not sent then stays in the spool.
@@ -63,30 +68,19 @@ def main() -> int:
 
 
 def _run(prepare: Prepare) -> int:
-    config = SweepConfig.from_flow_parameters(prepare.config)
+    config, sweep_dir = SweepConfig.from_flow_parameters(prepare.config), Path(prepare.sweep_dir)
     channel.emit(Phase(text="loading Ray"))
     prepare_environment(local=config.ray_address is None)
-    from plato_core.sweep import cluster, logs, runner
+    from plato_core.sweep import population, runner
     from plato_core.sweep.stopping import STATE
 
-    channel.emit(Phase(text="starting Ray"))
-    cluster.connect(config, Path(prepare.ray_temp_dir))
-    signal.signal(signal.SIGTERM, _on_sigterm)  # Ray has just taken it
-    packing = cluster.plan(config)
-    configs = runner.trial_configs(config, prepare.sweep_id, packing)
-    channel.emit(Phase(text=f"starting {counted(packing.resident, 'trial')} on {counted(packing.slots, 'CPU')}"))
-    sweep_dir = Path(prepare.sweep_dir)
     tracking = runner.tracking_callback(config, sweep_id=prepare.sweep_id, sweep_dir=sweep_dir)
-    if config.resume is not None:
-        configs = runner.resumed_configs(config, configs, sweep_dir)
-        STATE.spent_s = logs.spent_s(sweep_dir)
     try:
-        if configs:
-            folder.forget_end(sweep_dir)
-            fitted = runner.fit(config, configs=configs, packing=packing, sweep_dir=sweep_dir, tracking=tracking)
-        else:  # every trial has ended: what is left is to send the rest, to select and to download
-            tracking.open()
-            fitted = runner.Fitted(fit_s=0.0, training_slot_s=0.0)
+        if config.resume is not None and not population.unfinished(config, sweep_dir):
+            tracking.open()  # what was trained and not sent yet is sent
+            fitted = runner.Fitted(fit_s=0.0, training_slot_s=0.0, slots=0)
+        else:
+            fitted = _train(config, prepare, tracking)
         folder.record_end(sweep_dir, "stopped" if STATE.cancelled else "finished")
     finally:
         # Also of a sweep that failed: its runs must not stay RUNNING, and its errors are in their tags.
@@ -98,13 +92,31 @@ def _run(prepare: Prepare) -> int:
             outcome="stopped" if STATE.cancelled else "finished",
             fit_s=fitted.fit_s,
             training_slot_s=fitted.training_slot_s,
-            slots=packing.slots,
+            slots=fitted.slots,
             trials=config.num_tune_samples,
             message=drained.describe(),
             spool=None if drained.spool is None else str(drained.spool),
         )
     )
     return STOPPED if STATE.cancelled else 0
+
+
+def _train(config: SweepConfig, prepare: Prepare, tracking: SweepTrackingCallback) -> Fitted:
+    from plato_core.sweep import cluster, logs, population, runner
+    from plato_core.sweep.stopping import STATE
+
+    sweep_dir = Path(prepare.sweep_dir)
+    channel.emit(Phase(text="starting Ray"))
+    cluster.connect(config, Path(prepare.ray_temp_dir))
+    signal.signal(signal.SIGTERM, _on_sigterm)  # Ray has just taken it
+    packing = cluster.plan(config)
+    configs = population.trial_configs(config, prepare.sweep_id, packing)
+    if config.resume is not None:
+        configs = population.resumed_configs(config, configs, sweep_dir)
+        STATE.spent_s = logs.spent_s(sweep_dir)
+        folder.forget_end(sweep_dir)
+    channel.emit(Phase(text=f"starting {counted(packing.resident, 'trial')} on {counted(packing.slots, 'CPU')}"))
+    return runner.fit(config, configs=configs, packing=packing, sweep_dir=sweep_dir, tracking=tracking)
 
 
 def _on_sigterm(number: int, frame: FrameType | None) -> None:

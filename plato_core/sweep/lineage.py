@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from plato_core.sweep.folder import write_whole
 
 LINEAGE_NAME = "lineage.jsonl"
 
@@ -55,4 +58,23 @@ def read(path: Path) -> list[Exploit]:
     """Reads a lineage file; one that is not there is an empty lineage."""
     if not path.exists():
         return []
-    return [Exploit(**json.loads(line)) for line in path.read_text().splitlines()]
+    # What follows the last line end a killed process had not written to its end.
+    return [Exploit(**json.loads(line)) for line in path.read_text().split("\n")[:-1]]
+
+
+def forget_beyond(path: Path, points: Mapping[str, tuple[int, bool]]) -> None:
+    """Takes back the exploits that trials go on from before.
+
+    Args:
+        path: The lineage file.
+        points: By the trial's id, the iteration that it goes on from, and whether that is an exploit.
+    """
+    exploits = read(path)
+    if not exploits:
+        return
+
+    def stands(exploit: Exploit) -> bool:
+        iteration, exploited = points.get(exploit.trial, (exploit.iteration, True))
+        return exploit.iteration < iteration or (exploit.iteration == iteration and exploited)
+
+    write_whole(path, "".join(json.dumps(asdict(exploit)) + "\n" for exploit in exploits if stands(exploit)))

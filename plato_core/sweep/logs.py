@@ -59,7 +59,9 @@ def carry_over(folders: Sequence[Path], to: Path) -> None:
     for name in NAMES:
         source = next((folder / name for folder in reversed(folders) if (folder / name).is_file()), None)
         if source is not None:
-            shutil.copyfile(source, to / name)
+            partial = to / f".{name}.partial"
+            shutil.copyfile(source, partial)
+            partial.replace(to / name)
 
 
 def last_logged(folders: Sequence[Path]) -> int:

@@ -37,13 +37,15 @@ class Point:
 
     Attributes:
         iteration: Its own count there.
-        checkpoint: The folder to restore from; the trial's own, or a donor's that it had taken over.
+        checkpoint: The folder to restore from.
+        exploited: Whether that is a donor's that it had taken over, and not its own.
         hyperparameters: Its values from there on.
         own: Its own counters there.
     """
 
     iteration: int
     checkpoint: Path
+    exploited: bool
     hyperparameters: dict[str, Any]
     own: dict[str, Any]
 
@@ -133,7 +135,7 @@ def last_point(folders: Iterable[Path], at_most: int) -> Point | None:
         note = _read(path.with_name(f"{path.name}.json")) if exploited else _read(path / TRIAL_STATE_NAME)
         if note is not None:
             values = note["hyperparameters"] if exploited else dict(manifest.hyperparameters)
-            return Point(iteration, path, values, note["own"])
+            return Point(iteration, path, exploited, values, note["own"])
     return None
 
 

@@ -112,7 +112,7 @@ class Script:
         def written() -> bool:
             assert self.process.poll() is None, self.said
             manifests = self.folder.glob(".plato/sweeps/*/tune/*/checkpoint_*/manifest.json")
-            return len({path.parents[1] for path in manifests}) == 2
+            return len({path.parents[1] for path in manifests}) >= 2
 
         wait_until(written, "each trial has a checkpoint", DONE_S)
 
@@ -162,7 +162,7 @@ class Product:
             process = subprocess.Popen(
                 [sys.executable, str(program), *map(str, arguments)],
                 cwd=self.folder,
-                env={**self.environment, MARK: mark, **variables},
+                env={**self.environment, MARK: mark, "PYTHONPATH": str(Path(__file__).parent), **variables},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,

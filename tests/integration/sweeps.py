@@ -11,7 +11,7 @@ from trials import TINY
 
 from plato_core.config import SweepConfig
 from plato_core.manifest import Manifest, read_manifest
-from plato_core.sweep import channel, lineage, revival, runner
+from plato_core.sweep import channel, lineage, population, revival, runner
 from plato_core.sweep.packing import Packing
 from plato_core.sweep.protocol import Go
 from plato_core.sweep.stopping import STATE, StopState
@@ -97,7 +97,7 @@ def sweep(
     channel._go = Go(tracking_uri="", experiment_id="", parent_run_id="")
     channel._go_came.set()
     packing = packing or packed(config.num_tune_samples)
-    configs = runner.trial_configs(config, "sweep-1", packing)
+    configs = population.trial_configs(config, "sweep-1", packing)
     for trial, values in zip(configs, each or [], strict=False):
         trial["hyperparameters"] |= values
     listening = Listening()

@@ -50,7 +50,7 @@ def test_another_seed_or_trial_gives_other_iterations(algorithm: str, small_ray:
 
 
 def _population(seed: int, size: int = 4) -> list[dict[str, Any]]:
-    from plato_core.sweep.runner import trial_configs
+    from plato_core.sweep.population import trial_configs
 
     config = SweepConfig.model_validate(
         {
