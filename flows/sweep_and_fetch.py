@@ -10,30 +10,39 @@ if __name__ == "__main__":
     raise SystemExit(sweep_main())
 
 import os
+import signal
 import time
 from collections.abc import Mapping
 
 from prefect import flow, tags
+from prefect.exceptions import TerminationSignal
 from prefect.logging import get_run_logger
-from prefect.states import Completed, Failed
+from prefect.runtime import deployment, flow_run
+from prefect.states import Cancelled, Completed, Failed
 
 from plato_core.config import SweepConfig
 from plato_core.config_form import from_form
 from plato_core.config_machine import check_machine
-from plato_core.errors import ConfigError, PlatoError, SweepStopped
+from plato_core.errors import ConfigError, PlatoError, SweepStopped, Terminated
 from plato_core.flow_signature import with_fields_as_parameters
 from plato_core.report.progress import SweepProgress
 from plato_core.report.sinks import facts_of
+from plato_core.report.summary import failure_words
 from plato_core.result import SweepResult
-from plato_core.sweep.events import SweepEnded
+from plato_core.resuming import note_flow_run, resume_command
+from plato_core.sweep.folder import record_done
 from plato_core.sweep.process import SweepProcess, adopt, is_prepared
+from plato_core.sweep.protocol import TRACKING_FOLDER
 from plato_core.tracking.parent import ParentRun
+from tasks.alive import outlives_its_worker, stays_running
 from tasks.checkpoint import download_checkpoint, remarks
+from tasks.closing import close_left_behind
 from tasks.form import deployment_parameters
 from tasks.leases import sweeps_outlive_leases
 from tasks.naming import FLOW_NAME, flow_run_name, tag_flow_run
 from tasks.parent_run import close_parent_run, open_parent_run
 from tasks.prune import prune_old_sweeps
+from tasks.retrying import begun_before
 from tasks.selection import select_top_run
 from tasks.summary import STOPPED_PATIENCE_S, write_summary
 from tasks.sweep import run_sweep
@@ -50,13 +59,18 @@ sweeps_outlive_leases()
 def sweep(**parameters: object) -> SweepResult:
     """Runs one sweep from its parent run to a verified checkpoint on this machine."""
     began = time.monotonic()
+    if deployment.id is not None:  # a worker has started this process
+        outlives_its_worker()
     try:
         config = _checked(parameters)
     except ConfigError as error:
         return _failed(error)
-    if config.prune_after_days is not None or config.prune_keep is not None:
+    prunes = config.prune_after_days is not None or config.prune_keep is not None
+    if prunes and config.resume is None:  # a sweep that goes on may be an old one itself
         prune_old_sweeps(config.storage_folder, config.prune_after_days, config.prune_keep)
-    with adopt(config) as process, tags("plato", config.env_name, config.algorithm):
+    with adopt(config) as process, stays_running(), tags("plato", config.env_name, config.algorithm):
+        note_flow_run(process.sweep_dir, str(flow_run.id))
+        close_left_behind(config.storage_folder)
         tag_flow_run(config, f"sweep:{process.sweep_id}")
         opened = open_parent_run(config, process.sweep_id)
         progress = SweepProgress(facts_of(config))
@@ -66,16 +80,19 @@ def sweep(**parameters: object) -> SweepResult:
             status = "KILLED" if isinstance(error, SweepStopped) else "FAILED"
             close_parent_run(config, process, opened, status, tags={"plato.error": str(error)[:500]})
             write_summary(config, opened, progress, process.sweep_dir, error=str(error))
+            if isinstance(error, SweepStopped):
+                return _cancelled(error, process)
             if isinstance(error, PlatoError):
                 return _failed(error)
             raise
-        except BaseException:  # Ctrl-C, SIGTERM, and Prefect's word that the run is cancelled
+        except BaseException as error:  # Ctrl-C, SIGTERM, and Prefect's word that the run is cancelled
             close_parent_run(config, process, opened, "KILLED")
-            get_run_logger().warning(f"stopped; go on with it: resume={process.sweep_id}")
             # Not as a task: this run may start none any more.
             why, limit_s = "the sweep was stopped", STOPPED_PATIENCE_S
             write_summary.fn(config, opened, progress, process.sweep_dir, error=why, patience_s=limit_s)
-            raise
+            if (stopped := _stopped(error)) is None:
+                raise
+            return _cancelled(stopped, process)
     best = f"{result.rank_metric} {result.rank_value:g}"
     message = f"{result.winner}: {best} at iteration {result.checkpoint_iteration}; {result.checkpoint_path}"
     return Completed(message=message, data=result)  # type: ignore[return-value]  # Prefect returns what is in it
@@ -88,11 +105,28 @@ def _failed(error: PlatoError) -> SweepResult:
     return Failed(message=message, data=error)  # type: ignore[return-value]  # Prefect raises what is in it
 
 
+def _stopped(error: BaseException) -> SweepStopped | None:
+    """What told the run to stop; None where it is to end in another state than Cancelled."""
+    if isinstance(error, TerminationSignal | Terminated):
+        # There Prefect itself sets the run to AwaitingRetry.
+        rescheduled = "PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR" in os.environ
+        return None if rescheduled else SweepStopped("stopped by SIGTERM", signal.SIGTERM)
+    return SweepStopped("stopped by Ctrl-C", signal.SIGINT) if isinstance(error, KeyboardInterrupt) else None
+
+
+def _cancelled(error: SweepStopped, process: SweepProcess) -> SweepResult:
+    """The end of a run that was told to stop, which Prefect would call crashed: its state says how to go on."""
+    retry = "" if deployment.name is None else "retry this run, or: "
+    message = f"stopped; to go on with it, {retry}{resume_command(process.sweep_dir)}"
+    get_run_logger().warning(message)
+    return Cancelled(message=message, data=error)  # type: ignore[return-value]  # Prefect raises what is in it
+
+
 def _checked(parameters: Mapping[str, object]) -> SweepConfig:
     """The complete config; a command line has made and checked it already, before it started the sweep's process."""
     if is_prepared():
         return SweepConfig.from_flow_parameters(parameters)
-    config = from_form(parameters, os.environ, deployment_parameters())
+    config = begun_before(parameters) or from_form(parameters, os.environ, deployment_parameters())
     check_machine(config)
     return config
 
@@ -100,7 +134,11 @@ def _checked(parameters: Mapping[str, object]) -> SweepConfig:
 def _sweep(
     config: SweepConfig, process: SweepProcess, opened: ParentRun, progress: SweepProgress, began: float
 ) -> SweepResult:
-    ended: SweepEnded = run_sweep(config, process, opened, progress)
+    # Done before, it is not done again, unless something was left to send to the store.
+    unsent = (process.sweep_dir / TRACKING_FOLDER).exists()
+    progress.restore(run_sweep.with_options(refresh_cache=unsent)(config, process, opened, progress))
+    ended = progress.snapshot().ended
+    assert ended is not None
     selection = select_top_run(config, opened)
     downloaded = download_checkpoint(config, selection)
     result = SweepResult(
@@ -122,7 +160,7 @@ def _sweep(
         sweep_efficiency=round(ended.training_slot_s / (ended.slots * ended.fit_s), 4) if ended.fit_s else 0.0,
         experiment_id=opened.experiment_id,
         winner=selection.run.name,
-        warnings=(*selection.warnings, *remarks(downloaded)),
+        warnings=(*selection.warnings, *remarks(downloaded), *failure_words(progress.snapshot().rows)),
     )
     write_summary(config, opened, progress, process.sweep_dir, result)
     left = close_parent_run(
@@ -139,4 +177,5 @@ def _sweep(
         },
         step=progress.snapshot().iteration,
     )
+    record_done(process.sweep_dir)
     return result if left is None else result.model_copy(update={"warnings": (*result.warnings, left)})

@@ -103,6 +103,12 @@ class SweepConfig(BaseModel):
     time_budget_s: float | None = Field(
         None, title="Time budget (s)", description="Stop the sweep after this many seconds.", gt=0
     )
+    max_failures: int = Field(
+        2,
+        title="Failures allowed",
+        description="Restart a trial that fails from its last checkpoint, so many times; then it fails alone.",
+        ge=0,
+    )
     experiment_name: str = Field(
         "pbt_ppo", title="Experiment", description="MLflow experiment of the runs.", min_length=1
     )

@@ -6,10 +6,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plato_core import config_yaml
+from plato_core.automations import install_lost
 from plato_core.config_form import form_values
 from plato_core.errors import ConfigError, PlatoError
 from plato_core.prefect_client import named_server
@@ -21,17 +23,29 @@ if TYPE_CHECKING:
 PREFECT_YAML = "prefect.yaml"
 
 
-def deploy(folder: Path) -> set[tuple[str, str]]:
+@dataclass(frozen=True)
+class Deployed:
+    """What is otherwise on the server than a reader of the project's files would think.
+
+    Attributes:
+        paused: The schedules that stay paused though the file has them active: names of deployments with slugs.
+        automations: The automations that come with the deployments, each with whether it is switched on.
+    """
+
+    paused: set[tuple[str, str]]
+    automations: list[tuple[str, bool]]
+
+
+def deploy(folder: Path) -> Deployed:
     """Apply the deployments of a folder's `prefect.yaml`, as `prefect --no-prompt deploy --all` there does.
+
+    With them comes the automation that marks runs Crashed whose process is gone (`plato_core.automations`).
 
     Prefect by itself stops at the first deployment whose work pool is missing, after those before it, and does not
     say how to make one. And it starts schedules again that were paused on the server, as in its UI; here they stay so.
 
     Args:
         folder: The project's folder.
-
-    Returns:
-        The schedules that stay paused though the file has them active: names of deployments with slugs.
 
     Raises:
         ConfigError: The file, the server or a work pool is missing, or a setting is not possible; nothing was
@@ -56,7 +70,7 @@ def deploy(folder: Path) -> set[tuple[str, str]]:
     kept = _pause_again(names, paused)  # of those that were applied before a failure too
     if done.returncode != 0:
         raise PlatoError(f"prefect deploy failed: {plain(done.stdout + done.stderr)}")
-    return kept
+    return Deployed(kept, install_lost(folder))
 
 
 def deployments(folder: Path) -> list[dict[str, Any]]:

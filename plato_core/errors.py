@@ -7,6 +7,7 @@
     ├── TrackingError         the MLflow store: unreachable, refused, or inconsistent
     ├── SelectionError        no run of the sweep qualifies as its winner
     ├── CheckpointError       a checkpoint is missing, incomplete or damaged
+    ├── TrialError            a trial cannot train on; it starts again or fails, the sweep goes on
     ├── StackError            a part of the local stack does not start, or the deployments cannot be applied
     └── SweepError            the sweep itself failed
         └── SweepStopped      it was told to stop (Ctrl-C, SIGTERM, cancel)            exit code 130/143
@@ -41,6 +42,10 @@ class CheckpointError(PlatoError):
     """A checkpoint is missing, incomplete or does not match its manifest."""
 
 
+class TrialError(PlatoError):
+    """A trial cannot train on. Raised in its process; the sweep goes on without it, or from its last checkpoint."""
+
+
 class StackError(PlatoError):
     """A part of the local stack does not start or end, or the project cannot be deployed to it."""
 
@@ -60,3 +65,7 @@ class SweepStopped(SweepError):
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.signal_number = signal_number
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came. Like Ctrl-C no `Exception`, which libraries catch, log and retry."""

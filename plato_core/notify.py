@@ -8,17 +8,16 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from plato_core import config_yaml
+from plato_core import automations as on_server
 from plato_core.errors import ConfigError
 from plato_core.names import did_you_mean
 from plato_core.prefect_client import named_server
-from plato_core.report.text import plain
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.events.schemas.automations import Automation, AutomationCore
 
-AUTOMATIONS = Path("deployments/automations/notify.yaml")
+AUTOMATIONS = on_server.FOLDER / "notify.yaml"
 # The block that holds the address, which may be as good as a password: only the server reads it.
 BLOCK_NAME = "plato-notify"
 _HEADERS = {"Content-Type": "application/json"}
@@ -36,7 +35,7 @@ def notify(folder: Path, ask_url: Callable[[], str], on: Collection[str]) -> Non
     Raises:
         ConfigError: The address or an outcome is none, or no server answers.
     """
-    automations = _automations(folder)
+    automations = on_server.read(folder / AUTOMATIONS)
     _check_outcomes(on, [_outcome(automation) for automation in automations])
     with named_server() as client:
         there = {automation.name: automation for automation in _made_before(client, automations)}
@@ -52,10 +51,7 @@ def notify(folder: Path, ask_url: Callable[[], str], on: Collection[str]) -> Non
                 if action.type == "call-webhook":
                     action.block_document_id = block_id
             automation.enabled = _outcome(automation) in on
-            if automation.name in there:
-                client.update_automation(there[automation.name].id, automation)
-            else:
-                client.create_automation(automation)
+            on_server.put(client, automation, there.get(automation.name))
 
 
 def stop(folder: Path) -> int:
@@ -67,7 +63,7 @@ def stop(folder: Path) -> int:
     Raises:
         ConfigError: The file of automations is missing or cannot be read, or no server answers.
     """
-    automations = _automations(folder)
+    automations = on_server.read(folder / AUTOMATIONS)
     with named_server() as client:
         there = _made_before(client, automations)
         for automation in there:
@@ -77,19 +73,6 @@ def stop(folder: Path) -> int:
         with contextlib.suppress(ValueError):  # there is none
             Webhook.delete(BLOCK_NAME)
     return len(there)
-
-
-def _automations(folder: Path) -> list[AutomationCore]:
-    path = folder / AUTOMATIONS
-    if not path.is_file():
-        raise ConfigError(f"{path}: there is no such file; run this in the project's folder")
-    from prefect.events.schemas.automations import AutomationCore
-    from pydantic import ValidationError
-
-    try:
-        return [AutomationCore.model_validate(one) for one in config_yaml.read_mapping(path)[0]["automations"]]
-    except (KeyError, TypeError, ValidationError) as error:
-        raise ConfigError(f"{path}: the automations in it are not readable: {plain(str(error))}") from None
 
 
 def _made_before(client: SyncPrefectClient, wanted: list[AutomationCore]) -> list[Automation]:

@@ -9,7 +9,6 @@ A folder is renamed first and deleted then, so nobody meets half a sweep; the ne
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import math
 import os
 import re
@@ -23,7 +22,7 @@ from typing import Any, Literal
 
 from plato_core.errors import ConfigError
 from plato_core.pruned import Gone, Kept, Pruned, Refused, Why
-from plato_core.sweep.folder import CONFIG_NAME, RUNNING_NAME, SWEEP_ID, read_end
+from plato_core.sweep.folder import RUNNING_NAME, SWEEP_ID, lock, read_end, sweeps_in
 from plato_core.sweep.protocol import TRACKING_FOLDER
 from plato_core.tracking.journal import pending
 from plato_core.tracking.spool import count_rejected
@@ -111,6 +110,7 @@ def _look(folder: Path) -> tuple[list[_Sweep], list[_Sweep]]:
     if SWEEP_ID.fullmatch(folder.absolute().name):
         raise ConfigError(f"{folder} is a single sweep; give the folder that it is in, {folder.absolute().parent}")
     try:
+        sweeps = [_seen(path) for path in sweeps_in(folder)]
         entries = [Path(entry) for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
     except FileNotFoundError:
         raise ConfigError(f"{folder}: there is no such folder; give the --storage-path of the sweeps") from None
@@ -118,25 +118,24 @@ def _look(folder: Path) -> tuple[list[_Sweep], list[_Sweep]]:
         raise ConfigError(
             f"{folder} cannot be read: {error.strerror}; give the --storage-path of the sweeps"
         ) from error
-    sweeps = [_seen(path) for path in entries if SWEEP_ID.fullmatch(path.name) and (path / CONFIG_NAME).is_file()]
     trash = [_seen(path) for path in entries if _TRASH.fullmatch(path.name)]
     return sorted(sweeps, key=lambda sweep: (sweep.ended, sweep.sweep_id)), trash
 
 
 def _seen(path: Path) -> _Sweep:
-    changed, size = _newest_and_size(path)
+    changed, size = newest_and_size(path)
     end = read_end(path)
     return _Sweep(
         path=path,
         sweep_id=path.name.removeprefix(_TRASH_PREFIX),
-        finished=end is not None and end.outcome == "finished",
+        finished=end is not None and end.done,
         ended=changed if end is None else end.when.timestamp(),
         changed=changed,
         bytes=size,
     )
 
 
-def _newest_and_size(path: Path) -> tuple[float, int]:
+def newest_and_size(path: Path) -> tuple[float, int]:
     """Returns when something below a folder last changed, and the size of its files, each counted once."""
     changed, size, seen = 0.0, 0, set[tuple[int, int]]()
     for parent, _, names in os.walk(path):
@@ -168,9 +167,9 @@ def _claimed(sweep: _Sweep, now: float) -> Iterator[Literal["running", "perhaps 
     """Has the sweep to itself for as long as this lasts; yields why not, where that cannot be."""
     with contextlib.ExitStack() as held:
         # The folder's own lock, the first of all, is for prunes among themselves; the last is that of `plato flush`.
-        others = _lock(sweep.path, held)
-        running = others is not False and _lock(sweep.path / RUNNING_NAME, held)
-        flushing = running is not False and _lock(sweep.path / TRACKING_FOLDER / "lock", held)
+        others = lock(sweep.path, held)
+        running = others is not False and lock(sweep.path / RUNNING_NAME, held)
+        flushing = running is not False and lock(sweep.path / TRACKING_FOLDER / "lock", held)
         nobody_knows = running is None and not sweep.path.name.startswith(_TRASH_PREFIX)
         if flushing is False:
             yield "running"
@@ -178,22 +177,6 @@ def _claimed(sweep: _Sweep, now: float) -> Iterator[Literal["running", "perhaps 
             yield "perhaps running"
         else:
             yield None
-
-
-def _lock(path: Path, held: contextlib.ExitStack) -> bool | None:
-    """Locks a file or folder; returns None if it is not there, or is on a file system without locks."""
-    try:
-        descriptor = os.open(path, (os.O_RDONLY if path.is_dir() else os.O_RDWR) | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    held.callback(os.close, descriptor)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
-    return True
 
 
 @contextlib.contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -15,10 +17,11 @@ from plato_core.tracking.parent import ParentRun
 
 LAST = "last"
 PARENT_NAME = "parent.json"
+FLOW_RUNS_NAME = "flow_runs.txt"
 # Of these a sweep that goes on may have more than before; of all else what it had.
 BUDGET = ("max_iterations", "time_budget_s")
-# Where its results go on this machine is no part of the sweep.
-_FREE = ("local_path", "prune_after_days", "prune_keep")
+# Where its results go on this machine, and how patient it is with trials that fail, is no part of the sweep.
+_FREE = ("local_path", "max_failures", "prune_after_days", "prune_keep")
 
 
 def write_parent(sweep_dir: Path, parent: ParentRun) -> None:
@@ -34,6 +37,37 @@ def read_parent(sweep_dir: Path) -> ParentRun | None:
         return None
 
 
+def note_flow_run(sweep_dir: Path, flow_run_id: str) -> None:
+    """Write down that a flow run works on this sweep; when that is tried again, it goes on with it."""
+    if flow_run_id not in (known := _flow_runs(sweep_dir)):
+        folder.write_whole(sweep_dir / FLOW_RUNS_NAME, "".join(f"{one}\n" for one in [*known, flow_run_id]))
+
+
+def sweep_of(storage: Path, flow_run_id: str) -> Path | None:
+    """Return the folder of the newest sweep that a flow run has worked on; None if there is none."""
+    return next((sweep for sweep in reversed(_sweeps(storage)) if flow_run_id in _flow_runs(sweep)), None)
+
+
+def wait_for_end(sweep_dir: Path, patience_s: float) -> None:
+    """Wait until no process of a sweep is left: the kernel, or the sweep itself, may just be ending the last ones.
+
+    Args:
+        sweep_dir: The sweep's folder.
+        patience_s: How long, in seconds.
+
+    Raises:
+        ConfigError: The sweep still runs then.
+    """
+    deadline = time.monotonic() + patience_s
+    while folder.is_running(sweep_dir):
+        if time.monotonic() > deadline:
+            raise ConfigError(
+                f"sweep {sweep_dir.name} of this run is still running on this machine; "
+                "wait for its end, or end its processes, then retry this run"
+            )
+        time.sleep(0.2)
+
+
 def find_sweep(storage: Path, named: str) -> Path:
     """Return the folder of the sweep that a user named.
 
@@ -46,7 +80,7 @@ def find_sweep(storage: Path, named: str) -> Path:
     """
     sweeps = _sweeps(storage)
     if named == LAST:
-        open_ones = (sweep for sweep in reversed(sweeps) if not _over(sweep) and not folder.is_running(sweep))
+        open_ones = (sweep for sweep in reversed(sweeps) if not folder.is_done(sweep) and not folder.is_running(sweep))
         if (found := next(open_ones, None)) is None:
             raise ConfigError(f"resume: no sweep in {storage} is unfinished; give the id of one that finished")
         return found
@@ -93,14 +127,21 @@ def resumed_config(sweep_dir: Path, given: Mapping[str, Any]) -> SweepConfig:
     return original.model_copy(update={**changed, "resume": sweep_dir.name})
 
 
+def resume_command(sweep_dir: Path) -> str:
+    """Return the command that goes on with a sweep, for the folder in which this process works."""
+    usual = Path(SweepConfig.model_fields["storage_path"].default).absolute()
+    storage = sweep_dir.absolute().parent
+    elsewhere = "" if storage == usual else f" --storage-path {shlex.quote(str(storage))}"
+    return f"plato sweep --resume {sweep_dir.name}{elsewhere}"
+
+
 def _sweeps(storage: Path) -> list[Path]:
-    """The folders of sweeps, oldest first: their names begin with the time of their start."""
-    if not storage.is_dir():
+    """The folders of sweeps, oldest first."""
+    return folder.sweeps_in(storage) if storage.is_dir() else []
+
+
+def _flow_runs(sweep: Path) -> list[str]:
+    try:
+        return (sweep / FLOW_RUNS_NAME).read_text().split()
+    except OSError:
         return []
-    named = [path for path in storage.iterdir() if folder.SWEEP_ID.fullmatch(path.name)]
-    return sorted(path for path in named if (path / folder.CONFIG_NAME).is_file())
-
-
-def _over(sweep: Path) -> bool:
-    end = folder.read_end(sweep)
-    return end is not None and end.outcome == "finished"

@@ -12,6 +12,7 @@ from typing import Literal
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from plato_core.closing import forget_closing
 from plato_core.config import SweepConfig
 from plato_core.errors import TrackingError
 from plato_core.resuming import read_parent, write_parent
@@ -45,6 +46,7 @@ def open_parent_run(config: SweepConfig, sweep_id: str) -> parent.ParentRun:
     sweep_dir = config.storage_folder / sweep_id
     before = None
     if config.resume is not None:
+        forget_closing(sweep_dir)
         before = read_parent(sweep_dir) or parent.find_parent(config.store_uri, config.experiment_name, sweep_id)
     if before is not None:
         parent.reopen_parent(config.store_uri, before)

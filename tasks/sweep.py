@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect.context import TaskRunContext
 
 from plato_core.config import SweepConfig
 from plato_core.errors import SweepError
+from plato_core.report.facts import Snapshot
 from plato_core.report.progress import SweepProgress
 from plato_core.report.sinks import reporting
 from plato_core.sweep.events import SweepEnded
@@ -15,21 +18,32 @@ from plato_core.sweep.protocol import Go
 from plato_core.tracking.parent import ParentRun
 
 
+def _once_a_flow_run(context: TaskRunContext, parameters: dict[str, Any]) -> str:
+    """By what a flow run that is tried again knows the result of its sweep; a sweep begun anew is another."""
+    return f"plato-sweep-{context.task_run.flow_run_id}-{parameters['opened'].run_id}"
+
+
 @task(
     name="run the sweep",
     task_run_name="train {config.num_tune_samples} x {config.algorithm} on {config.env_name}",
-    cache_policy=NO_CACHE,
+    cache_key_fn=_once_a_flow_run,
+    persist_result=True,
 )
-def run_sweep(config: SweepConfig, process: SweepProcess, opened: ParentRun, progress: SweepProgress) -> SweepEnded:
+def run_sweep(config: SweepConfig, process: SweepProcess, opened: ParentRun, progress: SweepProgress) -> Snapshot:
     """Lets the sweep train, follows it to its end, and ends it in order if this task is told to stop.
 
-    Never retried blindly: a sweep is paid for.
+    Never retried blindly: a sweep is paid for. Once done, it is done for its flow run: Prefect keeps the result, and
+    when the run is tried again, neither Ray nor the sweep's process is started. The tasks around it are cheap and
+    need no such memory: each finds what it did before in the store or on disk, and looks whether that still holds.
 
     Args:
         config: The resolved config.
         process: The sweep's process, which has loaded Ray meanwhile.
         opened: The parent run.
         progress: The sweep's state, kept up to date here; still there for the caller if this fails.
+
+    Returns:
+        The last that was seen of it; `ended` is there.
 
     Raises:
         SweepError: The sweep failed.
@@ -60,4 +74,4 @@ def run_sweep(config: SweepConfig, process: SweepProcess, opened: ParentRun, pro
             raise
     if ended is None:
         raise SweepError(f"sweep {process.sweep_id} ended without a word")
-    return ended
+    return progress.snapshot()

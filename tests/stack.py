@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import stamina
 
 from plato_core.stack.processes import SUPERVISOR, State, kill, marked
 from plato_core.stack.settings import MLFLOW, PREFECT, WORKER, StackSettings
@@ -22,6 +23,10 @@ ROOT = Path(__file__).parents[1]
 _UP_S = 240.0
 _DOWN_S = 120.0
 _MEMBERS = (SUPERVISOR, WORKER, PREFECT, MLFLOW)
+
+
+class _Busy(Exception):
+    pass
 
 
 @dataclass
@@ -95,9 +100,13 @@ class Stack:
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
         return done.stdout
 
+    # 503 is "try again", of a SQLite file that another transaction has locked; Prefect's own client does so too.
+    @stamina.retry(on=_Busy, attempts=20, wait_max=1.0)
     def request(self, method: str, path: str, body: Any = None) -> Any:
         """Asks Prefect's API."""
         response = httpx.request(method, f"{self.api_url}{path}", json=body, timeout=30.0, trust_env=False)
+        if response.status_code == httpx.codes.SERVICE_UNAVAILABLE:
+            raise _Busy
         response.raise_for_status()
         return response.json() if response.content else None
 
@@ -172,5 +181,6 @@ def project_copy(folder: Path) -> Path:
     """Returns a copy of what a worker needs of this project, so that runs leave nothing in the checkout."""
     (project := folder / "project").mkdir()
     shutil.copy(ROOT / "prefect.yaml", project)
-    shutil.copytree(ROOT / "flows", project / "flows", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("flows", "deployments"):
+        shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("__pycache__"))
     return project

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError, UnusedCliTokensError
 
 from plato_core.cli.deploy import deploy
+from plato_core.cli.doctor import doctor
 from plato_core.cli.down import down
 from plato_core.cli.flush import flush
 from plato_core.cli.notify import notify
@@ -38,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     app.command(up)
     app.command(down)
     app.command(prune)
+    app.command(doctor)
     app.command(notify)
     return _run(app, argv)
 

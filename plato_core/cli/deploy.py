@@ -8,13 +8,15 @@ def deploy() -> int:
     from plato_core import deploying
 
     folder = Path.cwd()
-    paused = deploying.deploy(folder)
+    deployed = deploying.deploy(folder)
     for deployment in deploying.deployments(folder):
         name, pool = deployment["name"], deployment["work_pool"]["name"]
         schedules = "".join(
-            f", at {s['cron']} {s['timezone']}{' (stays paused)' if (name, s.get('slug')) in paused else ''}"
+            f", at {s['cron']} {s['timezone']}{' (stays paused)' if (name, s.get('slug')) in deployed.paused else ''}"
             for s in deployment.get("schedules", ())
             if s["active"]
         )
         print(f"sweep/{name}: work pool {pool}{schedules}")
+    for name, enabled in deployed.automations:
+        print(f"automation {name}{'' if enabled else ' (stays switched off)'}")
     return 0

@@ -17,8 +17,9 @@ from types import FrameType
 import psutil
 
 from plato_core.config import SweepConfig
-from plato_core.errors import PlatoError, SweepStopped, TrackingError
+from plato_core.errors import PlatoError, SweepError, SweepStopped, Terminated, TrackingError
 from plato_core.report.text import counted
+from plato_core.resuming import resume_command
 from plato_core.sweep.protocol import TRACKING_FOLDER
 
 # Read by Prefect when it is imported; what the user has set stays.
@@ -27,14 +28,12 @@ PREFECT_ENVIRONMENT = {
     "DO_NOT_TRACK": "1",
     # A temporary server on a new database took 16 s on 2 cores; Prefect gives up after 20.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "60",
+    # As in prefect.yaml: a server that stays marks a run Crashed whose signs of life, in seconds, stop coming.
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
     # The flow's log goes to Prefect's UI; the terminal has the live table, and at the end the error itself.
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
 }
-
-
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM came. Like Ctrl-C no `Exception`, which libraries catch, log and retry."""
 
 
 def run_sweep(config: SweepConfig, as_json: bool) -> int:
@@ -77,13 +76,13 @@ def run_sweep(config: SweepConfig, as_json: bool) -> int:
         process.discard()
         if isinstance(error, SweepStopped):
             how, number = str(error), error.signal_number
-        elif isinstance(error, _Terminated):
+        elif isinstance(error, Terminated):
             how, number = "stopped by SIGTERM", signal.SIGTERM
         else:
             how, number = "stopped by Ctrl-C", signal.SIGINT
         raise SweepStopped(f"{how}; {_what_is_left(prepared.sweep_dir)}", number) from None
     except PlatoError as error:
-        if not _spool(prepared.sweep_dir).exists():
+        if not isinstance(error, SweepError) and not _spool(prepared.sweep_dir).exists():
             raise
         raise type(error)(f"{error}; {_what_is_left(prepared.sweep_dir)}") from error
     finally:
@@ -150,7 +149,7 @@ def _what_is_left(sweep_dir: Path) -> str:
     if not sweep_dir.exists():
         return "no trial had begun"
     shown = sweep_dir.relative_to(Path.cwd()) if sweep_dir.is_relative_to(Path.cwd()) else sweep_dir
-    left = f"its files are in {shown}; go on with it: plato sweep --resume {sweep_dir.name}"
+    left = f"its files are in {shown}; go on with it: {resume_command(sweep_dir)}"
     if _spool(sweep_dir).exists():
         left += f" (what is not in the tracking store yet is sent then, or by: plato flush {shlex.quote(str(shown))})"
     return left
@@ -170,4 +169,4 @@ def _opening(config: SweepConfig) -> str:
 
 def _on_sigterm(number: int, frame: FrameType | None) -> None:
     signal.signal(number, signal.SIG_IGN)  # the end has begun; it takes up to 20 s
-    raise _Terminated
+    raise Terminated

@@ -18,7 +18,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "test_local", "preset", "config", "resume", "env_name", "algorithm", "num_tune_samples", "scheduler",
         "perturbation_interval", "seed",
     ),
-    "When to stop": ("stop_reward", "stop_when", "max_iterations", "time_budget_s"),
+    "When to stop": ("stop_reward", "stop_when", "max_iterations", "time_budget_s", "max_failures"),
     "Where": (
         "experiment_name", "tracking_uri", "storage_path", "prune_after_days", "prune_keep", "local_path",
         "ray_address", "num_cpus", "num_gpus", "num_env_runners",

@@ -51,6 +51,8 @@ class TrialRow:
         tuned: The tuned hyperparameters' current values.
         generation: How often it has exploited another trial.
         env_steps: Environment steps that it has sampled.
+        restarts: How often it has failed and started again.
+        error: What it failed with in the end, in one line.
     """
 
     trial: str | None
@@ -63,6 +65,8 @@ class TrialRow:
     state: TrialState = "pending"
     generation: int = 0
     env_steps: int = 0
+    restarts: int = 0
+    error: str | None = None
 
     @property
     def over(self) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from plato_core.report.facts import RETURN_METRIC, Snapshot, SweepFacts, TrialRow
 from plato_core.report.links import RunPage, run_page
-from plato_core.report.summary import tracking_words
+from plato_core.report.summary import failure_words, tracking_words
 from plato_core.report.text import counted, duration, measure, number, plain
 from plato_core.result import SweepResult
 
@@ -113,6 +113,10 @@ def _figures(snapshot: Snapshot, result: SweepResult | None) -> Mapping[str, str
             )
         figures["time"] = f"{counted(len(snapshot.rows), 'trial')} in {duration(snapshot.elapsed_s)}"
     figures["exploits"] = str(snapshot.exploits)
+    if again := [row for row in sorted(snapshot.rows, key=lambda row: row.index) if row.restarts]:
+        figures["restarts"] = ", ".join(f"{row.restarts} of trial {row.index}" for row in again)
+    if failed := failure_words(snapshot.rows):
+        figures["failed"] = "; ".join(failed)
     if (ended := snapshot.ended) is not None:
         figures["tracking"] = "; ".join(tracking_words(snapshot.tracking, ended.spool))
     return figures

@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 
 from plato_core.report.facts import RETURN_METRIC, Best, SweepFacts, TrialRow
-from plato_core.report.text import last_line, measure, number
-from plato_core.sweep.events import Exploited, Result, TrackingState, TrialEnded
+from plato_core.report.text import counted, last_line, measure, number
+from plato_core.sweep.events import Exploited, Result, TrackingState, TrialEnded, TrialRestarted
 
 _STEP = 0.10
 
@@ -86,10 +86,22 @@ def exploit_line(event: Exploited, row: TrialRow, donor: TrialRow, tuned: Sequen
     return f"{line}: {', '.join(changes)}" if changes else line
 
 
+def restart_line(event: TrialRestarted, row: TrialRow) -> str:
+    """Return what a trial failed with, and from where it starts again for which time."""
+    place = f"from iteration {event.iteration}" if event.iteration else "from its beginning"
+    return f"trial {row.index} failed: {last_line(event.error)}; restart {row.restarts} {place}"
+
+
+def failure_line(row: TrialRow) -> str:
+    """Return what a trial failed with for good: `trial 1 failed at iteration 3 after 2 restarts: ValueError: no`."""
+    again = f" after {counted(row.restarts, 'restart')}" if row.restarts else ""
+    return f"trial {row.index} failed at iteration {row.iteration}{again}: {last_line(row.error or '')}"
+
+
 def end_line(event: TrialEnded, row: TrialRow) -> str:
-    """Return how a trial ended, with its own error's last line if it failed."""
+    """Return how a trial ended."""
     if event.status == "FAILED":
-        return f"trial {row.index} failed at iteration {row.iteration}: {last_line(event.error or '')}"
+        return failure_line(row)
     verb = "finished" if event.status == "FINISHED" else "stopped"
     known = "" if row.episode_return is None else f", return {measure(row.episode_return)}"
     return f"trial {row.index} {verb} at iteration {row.iteration}{known}"

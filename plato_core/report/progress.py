@@ -12,7 +12,7 @@ from typing import Any
 
 from plato_core.report.curves import Curve, CurveRecorder, in_order
 from plato_core.report.facts import END_STATES, RETURN_METRIC, Best, Snapshot, SweepFacts, TrialRow
-from plato_core.report.notable import BestSoFar, end_line, exploit_line, largest, tracking_line
+from plato_core.report.notable import BestSoFar, end_line, exploit_line, largest, restart_line, tracking_line
 from plato_core.report.text import counted, duration, measure, number, plain
 from plato_core.sweep.events import (
     Event,
@@ -24,6 +24,7 @@ from plato_core.sweep.events import (
     SweepEnded,
     TrackingState,
     TrialEnded,
+    TrialRestarted,
     TrialStarted,
 )
 
@@ -51,6 +52,11 @@ class SweepProgress:
         self._ended: SweepEnded | None = None
         self._tracking: TrackingState | None = None
         self._noted: tuple[Event | None, str | None] = (None, None)
+        self._restored: Snapshot | None = None
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Show `snapshot`, the last of a sweep that has ended, from now on: another process may have seen it."""
+        self._restored = snapshot
 
     def apply(self, event: Event, now: float) -> None:
         """Take in `event`, which arrived at `now`."""
@@ -117,6 +123,8 @@ class SweepProgress:
 
     def snapshot(self) -> Snapshot:
         """Return all of it, at one moment."""
+        if self._restored is not None:
+            return self._restored
         with self._lock:
             return Snapshot(
                 facts=self.facts,
@@ -178,10 +186,14 @@ class SweepProgress:
                 self._rows[event.trial] = replace(row, generation=row.generation + 1, tuned=tuned)
                 self._recorders[event.trial].exploit(event.iteration, donor.index)
                 return exploit_line(event, row, donor, self.facts.tuned)
-            case TrialEnded():
+            case TrialRestarted():
                 row = self._row(event.trial)
-                row = replace(row, state=END_STATES[event.status], iteration=max(row.iteration, event.iteration))
-                self._rows[event.trial] = row
+                self._rows[event.trial] = row = replace(row, state="pending", restarts=row.restarts + 1)
+                return restart_line(event, row)
+            case TrialEnded():
+                row, iteration = self._row(event.trial), event.iteration
+                row = replace(row, iteration=max(row.iteration, iteration), error=event.error)
+                self._rows[event.trial] = row = replace(row, state=END_STATES[event.status])
                 # While stopping, that the others end too goes without saying.
                 return end_line(event, row) if event.status == "FAILED" or not self._stopping else None
             case Stopping():

@@ -1,9 +1,12 @@
 """What a finished sweep says last in the terminal: the winner, where its checkpoint lies, and how to look at it."""
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
+from plato_core.report.facts import TrialRow
 from plato_core.report.links import below, run_page
+from plato_core.report.notable import failure_line
 from plato_core.report.text import counted, duration, measure, plain
 from plato_core.result import SweepResult
 from plato_core.sweep.events import TrackingState
@@ -41,6 +44,12 @@ def final_lines(
         *(f"            {line}" for line in others),
         *_way_to_ui(result, experiment_id, cwd),
     ]
+
+
+def failure_words(rows: Sequence[TrialRow]) -> list[str]:
+    """Return what each trial that failed for good failed with, in the order of the trials' numbers."""
+    failed = sorted((row for row in rows if row.state == "failed"), key=lambda row: row.index)
+    return [failure_line(row) for row in failed]
 
 
 def tracking_words(tracking: TrackingState | None, spool: str | None) -> list[str]:

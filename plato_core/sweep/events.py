@@ -115,8 +115,22 @@ class Checkpointed(_Event):
     score: float | None = None
 
 
+class TrialRestarted(_Event):
+    """A trial failed, and starts again from its last checkpoint.
+
+    Attributes:
+        iteration: Its own count there.
+        error: What it failed with, in one line.
+    """
+
+    kind: Literal["trial_restarted"] = "trial_restarted"
+    trial: str
+    iteration: int
+    error: str
+
+
 class TrialEnded(_Event):
-    """A trial ended; `error` is its own error's text if it failed."""
+    """A trial ended; `error` says in one line what it failed with, if it did."""
 
     kind: Literal["trial_ended"] = "trial_ended"
     trial: str
@@ -204,6 +218,7 @@ Event = (
     | Result
     | Exploited
     | Checkpointed
+    | TrialRestarted
     | TrialEnded
     | Stopping
     | TrackingState

@@ -4,7 +4,10 @@
 
     config.yaml     the resolved config; a folder without it is no sweep's
     running.lock    locked (flock, shared) by the sweep's process and by its parent for as long as each lives
-    ended.json      how training ended, and when; not there while it runs, and never if it was killed
+    ended.json      how training ended, when, and whether the best checkpoint was fetched too; not there while it runs,
+                    and never if it was killed
+
+The folder itself is locked by whoever does something to a sweep that has ended: prunes it, or closes its runs.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import fcntl
 import os
 import re
 import secrets
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -26,6 +30,8 @@ CONFIG_NAME = "config.yaml"
 RUNNING_NAME = "running.lock"
 END_NAME = "ended.json"
 SWEEP_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
+# Whoever looks whether a sweep runs locks it for a moment; who holds it for longer has it to himself.
+_LOOK_S = 0.2
 
 Outcome = Literal["finished", "stopped", "failed"]
 
@@ -36,12 +42,14 @@ class End(BaseModel):
     Attributes:
         outcome: By itself, told to stop, or with an error.
         when: The moment.
+        done: Whether nothing is left to do: the winner was selected and its checkpoint is on this machine.
     """
 
     model_config = ConfigDict(frozen=True)
 
     outcome: Outcome
     when: AwareDatetime
+    done: bool = False
 
 
 class Hold:
@@ -62,6 +70,18 @@ def new_sweep_id() -> str:
     return f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
+def sweeps_in(storage: Path) -> list[Path]:
+    """Returns the folders of the sweeps in a folder, oldest first: their names begin with the time of their start.
+
+    No symbolic link is followed.
+
+    Raises:
+        OSError: The folder cannot be read.
+    """
+    named = [Path(entry) for entry in os.scandir(storage) if SWEEP_ID.fullmatch(entry.name)]
+    return sorted(path for path in named if not path.is_symlink() and (path / CONFIG_NAME).is_file())
+
+
 def hold(sweep_dir: Path) -> Hold:
     """Marks a sweep as running, for this process; several may do so.
 
@@ -71,31 +91,46 @@ def hold(sweep_dir: Path) -> Hold:
         SweepError: The folder is about to be pruned.
     """
     descriptor = os.open(sweep_dir / RUNNING_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    deadline = time.monotonic() + _LOOK_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() < deadline:
+                time.sleep(0.01)
+                continue
+            os.close(descriptor)
+            raise SweepError(f"{sweep_dir} is being pruned by another process") from None
+        except OSError:
+            os.close(descriptor)
+            return Hold(None)
+        return Hold(descriptor)
+
+
+def lock(path: Path, held: contextlib.ExitStack) -> bool | None:
+    """Locks a file or folder for as long as `held` lasts, unless another process has it.
+
+    Returns:
+        Whether that went; None if it is not there, or is on a file system without locks.
+    """
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        descriptor = os.open(path, (os.O_RDONLY if path.is_dir() else os.O_RDWR) | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    held.callback(os.close, descriptor)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(descriptor)
-        raise SweepError(f"{sweep_dir} is being pruned by another process") from None
+        return False
     except OSError:
-        os.close(descriptor)
-        return Hold(None)
-    return Hold(descriptor)
+        return None
+    return True
 
 
 def is_running(sweep_dir: Path) -> bool:
     """Says whether a process holds the sweep. Without locks in the file system nobody knows: no."""
-    try:
-        descriptor = os.open(sweep_dir / RUNNING_NAME, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
+    with contextlib.ExitStack() as held, contextlib.suppress(OSError):
+        return lock(sweep_dir / RUNNING_NAME, held) is False
     return False
 
 
@@ -103,6 +138,19 @@ def record_end(sweep_dir: Path, outcome: Outcome) -> None:
     """Writes down how training ended. A full disk is no reason to fail now: the sweep then counts as unfinished."""
     with contextlib.suppress(OSError):
         write_whole(sweep_dir / END_NAME, End(outcome=outcome, when=datetime.now(UTC)).model_dump_json())
+
+
+def record_done(sweep_dir: Path) -> None:
+    """Writes down that nothing is left to do. On a full disk the sweep counts as unfinished, as in `record_end`."""
+    end = read_end(sweep_dir) or End(outcome="finished", when=datetime.now(UTC))
+    with contextlib.suppress(OSError):
+        write_whole(sweep_dir / END_NAME, end.model_copy(update={"done": True}).model_dump_json())
+
+
+def is_done(sweep_dir: Path) -> bool:
+    """Says whether nothing is left to do. A sweep that trained to its end and then died has its winner to select."""
+    end = read_end(sweep_dir)
+    return end is not None and end.done
 
 
 def forget_end(sweep_dir: Path) -> None:

@@ -32,7 +32,7 @@ class JsonLog(JsonLoggerCallback):
         trial.init_local_path()
         self.update_config(trial, trial.config)
         path = _log(trial, EXPR_RESULT_FILE)
-        _cut_json(path, _begins_after(trial))
+        _cut_json(path, begins_after(trial))
         self._trial_files[trial] = path.open("a")
 
 
@@ -46,7 +46,7 @@ class CsvLog(CSVLoggerCallback):
     def _setup_trial(self, trial: Trial) -> None:
         self.log_trial_end(trial)
         path = _log(trial, EXPR_PROGRESS_FILE)
-        header = _cut_csv(path, _begins_after(trial))
+        header = _cut_csv(path, begins_after(trial))
         file = self._trial_files[trial] = path.open("a", newline="")
         self._trial_continue[trial] = header is not None
         # Ray's would take the columns from the next result, which need not have the same.
@@ -108,8 +108,8 @@ def _log(trial: Trial, name: str) -> Path:
     return path
 
 
-def _begins_after(trial: Trial) -> int:
-    """The trial's own count from which it goes on."""
+def begins_after(trial: Trial) -> int:
+    """Return the trial's own count from which it goes on when it starts next."""
     checkpoints: Any = trial.run_metadata.checkpoint_manager
     latest = checkpoints.latest_checkpoint_result
     if latest is not None:

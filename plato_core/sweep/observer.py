@@ -13,9 +13,11 @@ from ray.tune.result import DONE, SHOULD_CHECKPOINT
 from plato_core.errors import CheckpointError
 from plato_core.manifest import read_manifest
 from plato_core.sweep.channel import emit
-from plato_core.sweep.events import Checkpointed, Result, Stopping, TrialEnded, TrialStarted
+from plato_core.sweep.events import Checkpointed, Result, Stopping, TrialEnded, TrialRestarted, TrialStarted
+from plato_core.sweep.logs import begins_after
 from plato_core.sweep.revival import TrialEnd, note_end
-from plato_core.sweep.stopping import STATE, SweepStopper
+from plato_core.sweep.stopping import STATE, SweepStopper, interrupted
+from plato_core.tracking.trial_files import error_line
 from plato_core.training.metrics import HP_PREFIX
 
 
@@ -88,19 +90,24 @@ class Observer(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial ended by itself or by its stopper."""
-        self._end(trial, "KILLED" if STATE.cancelled else "FINISHED", None)
+        self._end(trial, "KILLED" if interrupted() else "FINISHED", None)
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """A trial failed and starts again; Tune restores its last checkpoint, or what it had taken over since."""
+        error = error_line(trial) or "unknown"
+        emit(TrialRestarted(trial=trial.trial_id, iteration=begins_after(trial), error=error))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial failed for good."""
-        self._end(trial, "FAILED", error_of(trial))
+        self._end(trial, "FAILED", error_line(trial))
 
     def finish(self, trials: list[Trial]) -> None:
         """Tells the end of the trials for which Tune made no callback."""
         for trial in trials:
             if trial.status == Trial.ERROR:
-                self._end(trial, "FAILED", error_of(trial))
+                self._end(trial, "FAILED", error_line(trial))
             else:
-                self._end(trial, "KILLED" if STATE.cancelled else "FINISHED", None)
+                self._end(trial, "KILLED" if interrupted() else "FINISHED", None)
 
     def _end(self, trial: Trial, status: str, error: str | None) -> None:
         if trial.trial_id in self._ended:
@@ -112,16 +119,6 @@ class Observer(tune.Callback):
             why = "error" if status == "FAILED" else self._stopper.why(trial.last_result or {})
             note_end(Path(trial.path), TrialEnd(status=status, iteration=own, why=why))
         emit(TrialEnded(trial=trial.trial_id, status=status, iteration=own, error=error))  # type: ignore[arg-type]
-
-
-def error_of(trial: Trial) -> str | None:
-    """Returns the trial's own error: the last line of what its process raised."""
-    error = trial.get_error()
-    if error is None:
-        return None
-    cause = getattr(error, "cause", None) or error
-    lines = [line.strip() for line in str(cause).strip().splitlines() if line.strip()]
-    return f"{type(cause).__name__}: {lines[-1]}" if lines else type(cause).__name__
 
 
 def _finite(value: Any) -> float | None:

@@ -39,13 +39,14 @@ class SweepProcess:
 
     Args:
         config: What to run.
+        at_once: Whether its process starts now, to load Ray while others get ready; else with `go`.
 
     Attributes:
         sweep_id: The sweep's name, by its time of start.
         sweep_dir: Its folder, with the log of its process.
     """
 
-    def __init__(self, config: SweepConfig) -> None:
+    def __init__(self, config: SweepConfig, at_once: bool = True) -> None:
         self.config = config
         self.sweep_id = config.resume or new_sweep_id()
         self.sweep_dir = config.storage_folder / self.sweep_id
@@ -54,15 +55,21 @@ class SweepProcess:
         self._running = hold(self.sweep_dir)  # before it can be told from other folders, so that it is never pruned
         own = config.model_copy(update={"resume": None})  # of a sweep that goes on the budget may be larger now
         write_whole(self.sweep_dir / CONFIG_NAME, own.to_yaml())
+        self._begun = False
+        self._child: subprocess.Popen[bytes] | None = None
+        self._events: queue.Queue[Event | None] = queue.Queue()
+        if at_once:
+            self._child = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
         # Not below the storage path: Ray puts sockets there, whose paths may have 107 characters at most.
         self._ray_temp_dir = Path(tempfile.mkdtemp(prefix="plato-", dir="/tmp"))
-        self._begun = False
         reading, writing = os.pipe()
         # Of Prefect's settings of this run the sweep needs none, and Ray's workers would inherit them.
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT")}
         environment |= {EVENTS_FD: str(writing), "PYTHONUNBUFFERED": "1"}
         with (self.sweep_dir / LOG_NAME).open("ab") as log:
-            self._child = subprocess.Popen(
+            child = subprocess.Popen(
                 [sys.executable, "-m", "plato_core.sweep"],
                 stdin=subprocess.PIPE,
                 stdout=log,
@@ -72,16 +79,17 @@ class SweepProcess:
                 start_new_session=True,
             )
         os.close(writing)
-        self._events: queue.Queue[Event | None] = queue.Queue()
         threading.Thread(target=self._read, args=(reading,), name="sweep-events", daemon=True).start()
         self._tell(
+            child,
             Prepare(
                 sweep_id=self.sweep_id,
                 sweep_dir=str(self.sweep_dir),
                 ray_temp_dir=str(self._ray_temp_dir),
-                config=config.flow_parameters(),
-            )
+                config=self.config.flow_parameters(),
+            ),
         )
+        return child
 
     def __enter__(self) -> Self:
         return self
@@ -95,7 +103,8 @@ class SweepProcess:
     def go(self, go: Go) -> None:
         """Lets training begin, tracked as `go` says."""
         self._begun = True
-        self._tell(go)
+        self._child = self._child or self._start()
+        self._tell(self._child, go)
 
     def events(self) -> Iterator[Event | None]:
         """Yields what the sweep tells until it has ended, and None twice a second while it tells nothing.
@@ -104,6 +113,7 @@ class SweepProcess:
             PlatoError: The sweep failed; its own error.
             SweepStopped: It was told to stop.
         """
+        assert self._child is not None, "nothing is told before `go`"
         ended: SweepEnded | None = None
         while True:
             try:
@@ -132,7 +142,9 @@ class SweepProcess:
             What the sweep told meanwhile.
         """
         told: list[Event] = []
-        self._hang_up()
+        if self._child is None:
+            return told
+        self._hang_up(self._child)
         deadline = time.monotonic() + STOP_S
         while True:
             try:
@@ -147,30 +159,32 @@ class SweepProcess:
 
     def close(self) -> None:
         """Ends what is left of the sweep's processes and removes Ray's session folder."""
-        self._hang_up()
-        if self._child.poll() is None:
+        if (child := self._child) is None:
+            return
+        self._hang_up(child)
+        if child.poll() is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._child.wait(timeout=5.0 if self._begun else 0.5)
-        _kill_session(self._child.pid)
-        self._child.wait()
+                child.wait(timeout=5.0 if self._begun else 0.5)
+        _kill_session(child.pid)
+        child.wait()
         shutil.rmtree(self._ray_temp_dir, ignore_errors=True)
         if not self._begun and self.config.resume is None:
             shutil.rmtree(self.sweep_dir, ignore_errors=True)  # nothing was run, nothing is kept
             self._running.release()
 
-    def _hang_up(self) -> None:
+    def _hang_up(self, child: subprocess.Popen[bytes]) -> None:
         """Closes the child's standard input, which is SIGTERM to it; a signal would leave its listener waiting."""
         with contextlib.suppress(OSError):
-            if self._child.stdin is not None:
-                self._child.stdin.close()
+            if child.stdin is not None:
+                child.stdin.close()
 
-    def _tell(self, message: Prepare | Go) -> None:
-        assert self._child.stdin is not None
+    def _tell(self, child: subprocess.Popen[bytes], message: Prepare | Go) -> None:
+        assert child.stdin is not None
         try:
-            self._child.stdin.write(message.model_dump_json().encode() + b"\n")
-            self._child.stdin.flush()
+            child.stdin.write(message.model_dump_json().encode() + b"\n")
+            child.stdin.flush()
         except BrokenPipeError:
-            raise self._bug(f"its process ended with exit code {self._child.wait()}") from None
+            raise self._bug(f"its process ended with exit code {child.wait()}") from None
 
     def _read(self, descriptor: int) -> None:
         with os.fdopen(descriptor, "rb") as pipe:
@@ -218,14 +232,17 @@ def is_prepared() -> bool:
 
 
 def adopt(config: SweepConfig) -> SweepProcess:
-    """Returns the process that was started ahead for this very config, or starts one."""
+    """Returns the process that was started ahead for this very config, or a new one.
+
+    That of a sweep that goes on starts with `go` only: its training may be done, and Ray takes seconds to load.
+    """
     global _prepared
     prepared, _prepared = _prepared, None
     if prepared is not None and prepared.config == config:
         return prepared
     if prepared is not None:
         prepared.close()
-    return SweepProcess(config)
+    return SweepProcess(config, at_once=config.resume is None)
 
 
 def discard() -> None:

@@ -20,15 +20,17 @@ from plato_core.sweep.channel import emit, wait_for_go
 from plato_core.sweep.events import TrackingState
 from plato_core.sweep.gate import Gate
 from plato_core.sweep.lineage import LINEAGE_NAME
-from plato_core.sweep.observer import Observer, error_of
+from plato_core.sweep.observer import Observer
 from plato_core.sweep.packing import Packing
 from plato_core.sweep.population import Population, begin_logs, name_of, trial_id_of
 from plato_core.sweep.protocol import TRACKING_FOLDER
 from plato_core.sweep.scheduler import build_scheduler
-from plato_core.sweep.stopping import STATE, SweepStopper
+from plato_core.sweep.stopping import SweepStopper, interrupted
+from plato_core.sweep.watch import RayWatch
 from plato_core.tracking.callback import SweepTrackingCallback
 from plato_core.tracking.spool import Target
 from plato_core.tracking.summary import DrainSummary
+from plato_core.tracking.trial_files import error_line
 from plato_core.training.spec import mlflow_params, own_checkpoint
 from plato_core.training.trainable import AlgorithmTrainable
 
@@ -56,7 +58,7 @@ def tracking_callback(config: SweepConfig, *, sweep_id: str, sweep_dir: Path) ->
         tuned=sorted(config.mutations),
         params=mlflow_params,
         restored=own_checkpoint,
-        cancelled=_cancelled,
+        cancelled=interrupted,
         report=tell_tracking,
     )
 
@@ -83,10 +85,6 @@ def _target(sweep_id: str, keep_checkpoints: int, mode: Literal["max", "min"]) -
         keep_checkpoints=keep_checkpoints,
         mode=mode,
     )
-
-
-def _cancelled() -> bool:
-    return STATE.cancelled
 
 
 def fit(
@@ -142,7 +140,7 @@ def fit(
                 checkpoint_score_order=config.mode,
                 checkpoint_at_end=True,
             ),
-            callbacks=[gate, tracking, logs.JsonLog(), logs.CsvLog(), observer, finish],
+            callbacks=[gate, RayWatch(), tracking, logs.JsonLog(), logs.CsvLog(), observer, finish],
             verbose=0,
         ),
     )
@@ -150,9 +148,9 @@ def fit(
     ended = time.monotonic()
     if finish.errors and len(finish.errors) == config.num_tune_samples:
         raise SweepError(f"every trial failed, the first with: {finish.errors[0]}")
-    if gate.opened_at is None:
+    if gate.opened_at is None and not finish.errors:
         raise SweepError("it ended before any trial had started")
-    fit_s = ended - gate.opened_at
+    fit_s = ended - (gate.opened_at or ended)
     seconds = sum(float((result.metrics or {}).get("time_total_s", 0.0)) for result in results) - sum(before.values())
     for trial in configs:
         revival.forget_attempts_before(sweep_dir / attempt, trial_id_of(trial))
@@ -168,4 +166,4 @@ class _Finish(tune.Callback):
 
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
         self._observer.finish(trials)
-        self.errors += [error_of(trial) or "unknown" for trial in trials if trial.status == Trial.ERROR]
+        self.errors += [error_line(trial) or "unknown" for trial in trials if trial.status == Trial.ERROR]

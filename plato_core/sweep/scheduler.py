@@ -29,7 +29,7 @@ from ray.tune.schedulers import (
 from plato_core.config import SweepConfig
 from plato_core.manifest import checkpoint_name, read_manifest
 from plato_core.search_space import Distribution, explore
-from plato_core.sweep import lineage
+from plato_core.sweep import lineage, logs
 from plato_core.sweep.channel import emit
 from plato_core.sweep.events import Exploited
 from plato_core.sweep.revival import note_exploit
@@ -45,6 +45,7 @@ class ResidentPBT(PopulationBasedTraining):
 
     - values come from typed distributions and stay within their bounds (`search_space.explore`);
     - each trial is judged every interval of its own time, and keeps its own counters through an exploit;
+    - nothing is exploited from a trial whose score is infinite, or that has failed and not been judged since;
     - the donor's checkpoint is held in the exploiting trial's folder, so that neither retention nor a crash can
       take it away;
     - each exploit becomes a line of `lineage.jsonl` and an event.
@@ -83,11 +84,19 @@ class ResidentPBT(PopulationBasedTraining):
         self._lineage_path = lineage_path
 
     def on_trial_add(self, tune_controller: TuneController, trial: Trial) -> None:
-        """Takes a trial in; one that goes on after a resume as it was last judged: it can be a donor at once."""
+        """Takes a trial in; one that goes on after a resume as it was last judged: it can be a donor at once.
+
+        Tune also adds a trial again when it has failed and starts anew. That one is no donor until it is judged again.
+        """
+        starts_again = trial in self._trial_state
         super().on_trial_add(tune_controller, trial)
+        if starts_again:
+            state: Any = self._trial_state[trial]
+            state.last_perturbation_time = state.last_train_time = self._judged_at(trial)
+            return
         if (resume := Resume.of(trial.config)) is None:
             return
-        state: Any = self._trial_state[trial]
+        state = self._trial_state[trial]
         state.last_perturbation_time = state.last_train_time = resume.judged_at
         if resume.score is not None:
             state.last_score = resume.score if self._mode == "max" else -resume.score
@@ -101,6 +110,23 @@ class ResidentPBT(PopulationBasedTraining):
         if self._resident and decision == TrialScheduler.PAUSE:
             return TrialScheduler.CONTINUE
         return decision
+
+    def _judged_at(self, trial: Trial) -> float:
+        """When a trial that starts again was last judged, by the results that it keeps."""
+        judged_at, _ = logs.last_judgement(
+            [Path(str(trial.path))],
+            logs.begins_after(trial),
+            time_attribute=self._time_attr,
+            interval=self._perturbation_interval,
+            metric=self._score_name,
+        )
+        return judged_at
+
+    def _save_trial_state(self, state: Any, time: int, result: dict[str, Any], trial: Trial) -> float:
+        """Takes an infinite score for an unknown one: PBT passes over NaN alone, and would exploit from infinity."""
+        score = super()._save_trial_state(state, time, result, trial)
+        state.last_score = score if math.isfinite(score) else math.nan
+        return state.last_score
 
     def _exploit(self, tune_controller: TuneController, trial: Trial, trial_to_clone: Trial) -> None:
         donor = trial_to_clone

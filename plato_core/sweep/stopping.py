@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -40,6 +41,11 @@ class StopState:
 
 
 STATE = StopState()
+
+
+def interrupted() -> bool:
+    """Returns whether trials that end now are cut off: the sweep was told to stop, or Tune itself has failed."""
+    return STATE.cancelled or sys.exc_info()[0] is not None  # Tune ends its trials while it handles what it failed with
 
 
 class SweepStopper(tune.Stopper):

@@ -20,7 +20,7 @@ from plato_core.errors import SweepError
 from plato_core.manifest import checkpoint_name, read_manifest
 from plato_core.tracking.hold import hold_file, hold_tree
 from plato_core.tracking.journal import write_json
-from plato_core.tracking.runs import RunRecord, RunTable
+from plato_core.tracking.runs import RUNS_NAME, RunRecord, RunTable
 from plato_core.tracking.sender import MAX_PARAMS_A_BATCH
 from plato_core.tracking.spool import Spool, Target
 from plato_core.tracking.summary import DrainSummary
@@ -93,7 +93,7 @@ class SweepTrackingCallback(MLflowLoggerCallback):
     @property
     def _runs_path(self) -> Path:
         """Beside the spool: the trials' runs, for a sweep that goes on after the spool is gone."""
-        return self.spool_dir.parent / "runs.json"
+        return self.spool_dir.parent / RUNS_NAME
 
     @property
     def writer(self) -> Writer:

@@ -7,6 +7,9 @@ from typing import Any
 
 from plato_core.tracking.journal import write_json
 
+# In the spool, and in the sweep's folder for when the spool is gone.
+RUNS_NAME = "runs.json"
+
 
 @dataclass
 class RunRecord:

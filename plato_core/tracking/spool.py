@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from plato_core.errors import ConfigError, TrackingError
 from plato_core.tracking.client import absolute_uri, redact
 from plato_core.tracking.journal import Journal, write_json
-from plato_core.tracking.runs import RunTable
+from plato_core.tracking.runs import RUNS_NAME, RunTable
 
 if TYPE_CHECKING:
     from plato_core.tracking.summary import DrainSummary
@@ -71,7 +71,7 @@ class Spool:
         self.target = _read_target(directory)
         self._lock = _lock(directory / "lock")
         self.journal = Journal(directory)
-        self.runs = RunTable(directory / "runs.json")
+        self.runs = RunTable(directory / RUNS_NAME)
 
     @classmethod
     def create(cls, directory: Path, target: Target) -> "Spool":

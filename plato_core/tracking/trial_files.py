@@ -1,14 +1,17 @@
 """The files that Tune and the trainable write about a trial, wherever they are."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import ray
 
+from plato_core.training.failures import failure_line
+
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
-MAX_ERROR_LENGTH = 500
+_FAILURE = re.compile(r"^Failure # \d+ \(occurred at .*\)\n", re.MULTILINE)
 
 
 def trial_files(trial: "Trial") -> dict[str, Path]:
@@ -33,15 +36,15 @@ def trial_files(trial: "Trial") -> dict[str, Path]:
 
 
 def error_line(trial: "Trial") -> str | None:
-    """The last line of the trial's error, which names the exception; None when Tune wrote none."""
+    """What the trial failed with last, in one line; None when it has not."""
     name = cast("str | None", trial.run_metadata.error_filename)  # Ray annotates it as always None
     if not name:
         return None
     path = next((folder / name for folder in _folders(trial) if (folder / name).exists()), None)
     if path is None:
         return None
-    lines = [line.strip() for line in path.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1][:MAX_ERROR_LENGTH] if lines else None
+    # Tune adds each failure below those before.
+    return failure_line(_FAILURE.split(path.read_text(errors="replace"))[-1])
 
 
 def _folders(trial: "Trial") -> list[Path]:

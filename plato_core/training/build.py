@@ -42,6 +42,8 @@ def build_config(spec: TrialSpec, hyperparameters: Mapping[str, Any], seed: int)
     config.env_runners(num_env_runners=spec.num_env_runners)
     cpus: Any = spec.num_cpus / processes  # a fraction too, which the method's type denies
     config.env_runners(num_cpus_per_env_runner=cpus)
+    # RLlib restarts an env runner that fails, and the others go on; by default only after a minute.
+    config.fault_tolerance(delay_between_env_runner_restarts_s=1.0)
     config.learners(num_learners=0, num_gpus_per_learner=spec.num_gpus)
     config.debugging(seed=seed, log_level="ERROR")
     return config

@@ -79,13 +79,18 @@ class AlgorithmTrainable(tune.Trainable):
 
         Returns:
             The flat metrics of `plato_core.training.metrics` and `hp/<name>` of each tuned value.
+
+        Raises:
+            TrialError: The trial cannot train on.
         """
+        from plato_core.training.health import train
+
         if self._exploit_error is not None:
             raise self._exploit_error
         began = time.monotonic()
         if self._warmup_s is None:
             self._warmup_s = began - self._started
-        result = self.algorithm.train()
+        result = train(self.algorithm)
         spent = read_iteration(result, time.monotonic() - began, self._epochs_counted)
         self._counters = self._counters.after(spent)
         metrics: dict[str, Any] = flat_metrics(

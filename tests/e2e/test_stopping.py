@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 import time
 from pathlib import Path
 
@@ -39,12 +41,26 @@ def assert_last_checkpoints(script: Script) -> None:
         assert manifests[newest].iteration == last["training_iteration"]
 
 
+def state_of_the_run(prefect_home: Path, sweep_id: str) -> tuple[str, str]:
+    """Returns type and message of the last state of a sweep's flow run, from the database of the script's server."""
+    query = (
+        "SELECT state.type, state.message FROM flow_run JOIN flow_run_state AS state ON state.id = flow_run.state_id "
+        "WHERE flow_run.tags LIKE ?"
+    )
+    with contextlib.closing(sqlite3.connect(prefect_home / "prefect.db")) as database:
+        [found] = database.execute(query, [f"%sweep:{sweep_id}%"]).fetchall()
+    return found
+
+
 @pytest.mark.parametrize(("how", "code", "said"), [("Ctrl-C", 130, "Ctrl-C"), ("SIGTERM", 143, "SIGTERM")])
-def test_a_sweep_that_is_stopped_ends_in_order(product: Product, how: str, code: int, said: str) -> None:
-    # Iterations of 4 s: an end that does not wait for them would lose the last checkpoints.
-    product.short_config.write_text(f"{SHORT_CONFIG}  min_time_s_per_iteration: 4\n")
-    script = product.start(*product.short(iterations=NEVER))
+def test_a_sweep_that_is_stopped_ends_in_order_and_goes_on(
+    product: Product, prefect_home: Path, how: str, code: int, said: str
+) -> None:
+    # Iterations of 3 s: an end that does not wait for them would lose the last checkpoints.
+    product.short_config.write_text(f"{SHORT_CONFIG}  min_time_s_per_iteration: 3\n")
+    script = product.start(*product.short(iterations=6))
     script.wait_for_training()
+    assert any("raylet" in line for line in script.left())
     assert script.listens_on() == {"127.0.0.1"}
     ray_folder = its_ray_folder(script)
     began = time.monotonic()
@@ -57,6 +73,10 @@ def test_a_sweep_that_is_stopped_ends_in_order(product: Product, how: str, code:
     assert script.stderr.count("\n") == 1, script.said
     assert said in script.stderr
     assert f".plato/sweeps/{script.sweep_dir.name}" in script.stderr
+    assert f"plato sweep --resume {script.sweep_dir.name}" in script.stderr
+    state, message = state_of_the_run(prefect_home, script.sweep_dir.name)
+    assert state == "CANCELLED"
+    assert f"plato sweep --resume {script.sweep_dir.name}" in message
     runs = tracked(script.store)
     assert runs.parent.info.status == "KILLED"
     assert [run.info.status for run in runs.children] == ["KILLED", "KILLED"]
@@ -66,6 +86,13 @@ def test_a_sweep_that_is_stopped_ends_in_order(product: Product, how: str, code:
     assert end is not None
     assert end.outcome == "stopped"
     assert "Fatal" not in (script.sweep_dir / "sweep.log").read_text()
+
+    again = product.run("--resume", script.sweep_dir.name)
+    assert again.process.returncode == 0, again.said
+    runs = tracked(script.store)
+    assert [run.info.status for run in [runs.parent, *runs.children]] == ["FINISHED"] * 3
+    for run in runs.children:
+        assert [step for step, _ in runs.history(run, "training_iteration")] == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_sweep_whose_script_is_killed_ends_by_itself(product: Product) -> None:

@@ -1,5 +1,8 @@
-"""Environments whose returns are late, imported by trials' processes as `odd_envs:Late-v0`."""
+"""Environments whose returns are late, or that fail; imported by trials' processes as `odd_envs:Late-v0`."""
 
+import os
+import time
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -36,3 +39,42 @@ class Late(gymnasium.Env[np.ndarray, np.int64]):
 
 
 gymnasium.register("Late-v0", entry_point=f"{__name__}:Late", disable_env_checker=True)
+
+
+class Fragile(Late):
+    """Does what a file asks for, once: `<folder>/<pid>` of its process at the next step, `<folder>/make` when made.
+
+    Args:
+        folder: Where to look. The file says `raise`, `exit`, or `wait` and the name of a file there to wait for.
+        length: Steps of an episode.
+        broken: Whether each step raises, and needs no file for it.
+    """
+
+    def __init__(self, folder: str, length: int = 20, broken: bool = False) -> None:
+        super().__init__(length)
+        self._folder, self._broken = Path(folder), broken
+        if self._asked("make"):
+            raise ValueError("no sensor\nnot even a spare one")
+
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        what, _, name = self._asked(str(os.getpid())).partition(" ")
+        if what == "raise" or self._broken:
+            raise ValueError("broken sensor")
+        if what == "exit":
+            os._exit(3)
+        deadline = time.monotonic() + 60
+        while what == "wait" and not (self._folder / name).exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return super().step(action)
+
+    def _asked(self, name: str) -> str:
+        """What the file asks for; it is gone then, so that of several processes one alone does it."""
+        mine = self._folder / f"{name}-{os.getpid()}-done"
+        try:
+            (self._folder / name).rename(mine)
+        except FileNotFoundError:
+            return ""
+        return mine.read_text()
+
+
+gymnasium.register("Fragile-v0", entry_point=f"{__name__}:Fragile", disable_env_checker=True)

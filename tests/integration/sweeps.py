@@ -84,6 +84,7 @@ def sweep(
     folder: Path,
     packing: Packing | None = None,
     each: list[dict[str, Any]] | None = None,
+    listening: Listening | None = None,
 ) -> Swept:
     """Runs a sweep in this process, with nobody at the other end of its pipes and nothing tracked.
 
@@ -92,6 +93,7 @@ def sweep(
         folder: Its folder.
         packing: By default the whole population at once.
         each: Hyperparameters by which the trials differ from the start on, in their order.
+        listening: What keeps what the sweep's callbacks are told, where it does more than that.
     """
     vars(STATE).update(vars(StopState()))
     channel._go = Go(tracking_uri="", experiment_id="", parent_run_id="")
@@ -100,7 +102,7 @@ def sweep(
     configs = population.trial_configs(config, "sweep-1", packing)
     for trial, values in zip(configs, each or [], strict=False):
         trial["hyperparameters"] |= values
-    listening = Listening()
+    listening = listening or Listening()
     fitted = runner.fit(config, configs=configs, packing=packing, sweep_dir=folder, tracking=listening)
     return Swept(
         fitted,

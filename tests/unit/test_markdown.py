@@ -3,7 +3,16 @@ from results import a_result
 from plato_core.report import markdown
 from plato_core.report.links import run_page
 from plato_core.report.progress import Snapshot, SweepFacts, SweepProgress
-from plato_core.sweep.events import Event, Exploited, Result, SweepEnded, TrackingState, TrialStarted
+from plato_core.sweep.events import (
+    Event,
+    Exploited,
+    Result,
+    SweepEnded,
+    TrackingState,
+    TrialEnded,
+    TrialRestarted,
+    TrialStarted,
+)
 
 FACTS = SweepFacts(population=3, stop_reward=475.0, max_iterations=40, tuned=("lr",))
 RESULT = a_result(
@@ -88,6 +97,15 @@ def test_a_sweep_without_a_result_has_what_was_seen_and_why_it_ended() -> None:
     assert "12 entries wait in the spool; send them: plato flush /sweeps/x/tracking" in text
     assert "learning" not in text
     assert "Load it" not in text
+
+
+def test_the_summary_has_what_started_again_and_what_failed_only_where_something_did() -> None:
+    assert "restarts" not in markdown.summary("t", at_the_end(ended()), RESULT, None, None)
+    restarted = TrialRestarted(trial="t0", iteration=9, error="ValueError: no")
+    failed = TrialEnded(trial="t0", status="FAILED", iteration=18, error="ValueError: no|sensor")
+    text = markdown.summary("t", at_the_end(restarted, restarted, failed, ended()), RESULT, None, None)
+    assert "| restarts | 2 of trial 0 |" in text
+    assert "| failed | trial 0 failed at iteration 18 after 2 restarts: ValueError: no\\|sensor |" in text
 
 
 def test_a_sweep_stopped_before_its_first_trial_still_has_a_summary() -> None:

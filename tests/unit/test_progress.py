@@ -17,6 +17,7 @@ from plato_core.sweep.events import (
     SweepEnded,
     TrackingState,
     TrialEnded,
+    TrialRestarted,
     TrialStarted,
 )
 
@@ -361,3 +362,22 @@ def test_infinite_values_cannot_enter() -> None:
     progress = after(started(0), result(0, 1, math.inf), result(0, 2, -math.inf))
     assert progress.best() is None
     assert progress.leaderboard()[0].episode_return is None
+
+
+def test_each_restart_is_told_counted_and_over_once_the_trial_runs_again() -> None:
+    trial = "c0ffee_00001"
+    failure = TrialRestarted(trial=trial, iteration=4, error="ValueError: broken sensor")
+    anew = TrialRestarted(trial=trial, iteration=0, error="its process died")
+    events = (started(1), failure, started(1), anew)
+    assert lines(*events) == [
+        "trial 1 failed: ValueError: broken sensor; restart 1 from iteration 4",
+        "trial 1 failed: its process died; restart 2 from its beginning",
+    ]
+    assert [(row.state, row.restarts) for row in after(*events).leaderboard()[:1]] == [("pending", 2)]
+    assert [(row.state, row.restarts) for row in after(*events, started(1)).leaderboard()[:1]] == [("running", 2)]
+
+
+def test_a_trial_that_failed_for_good_says_after_how_many_restarts() -> None:
+    failure = TrialRestarted(trial="c0ffee_00001", iteration=4, error="ValueError: no")
+    said = lines(started(1), result(1, 5, 20.0), failure, ended(1, "FAILED", iteration=5, error="ValueError: no"))
+    assert said[-1] == "trial 1 failed at iteration 5 after 1 restart: ValueError: no"

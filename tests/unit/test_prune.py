@@ -1,5 +1,6 @@
 """Pruning old sweeps: what goes, what stays, and that nothing else is touched."""
 
+import fcntl
 import json
 import logging
 import os
@@ -19,7 +20,17 @@ from plato_core.cli import main
 from plato_core.errors import ConfigError, SweepError
 from plato_core.prune import prune
 from plato_core.pruned import Pruned
-from plato_core.sweep.folder import END_NAME, SWEEP_ID, End, Outcome, hold, new_sweep_id, read_end, record_end
+from plato_core.sweep.folder import (
+    END_NAME,
+    SWEEP_ID,
+    End,
+    Outcome,
+    hold,
+    new_sweep_id,
+    read_end,
+    record_done,
+    record_end,
+)
 from plato_core.tracking.journal import Journal, pending
 from tasks.prune import prune_old_sweeps
 
@@ -37,7 +48,7 @@ def make(folder: Path, number: int, *, days: float, outcome: Outcome | None = "f
         hold(sweep).release()
     when = NOW - timedelta(days=days)
     if outcome is not None:
-        (sweep / END_NAME).write_text(End(outcome=outcome, when=when).model_dump_json())
+        (sweep / END_NAME).write_text(End(outcome=outcome, when=when, done=outcome == "finished").model_dump_json())
     for path in (*sweep.rglob("*"), sweep):
         os.utime(path, (when.timestamp(), when.timestamp()))
     return sweep
@@ -93,6 +104,14 @@ def test_an_unfinished_sweep_goes_by_age_only(tmp_path: Path, outcome: Outcome |
         os.utime(sweep / "tune" / "result.json", (0, 0))
         os.utime(sweep / "tune", (0, 0))
     assert len(prune(tmp_path, older_than_days=4).gone) == 1
+
+
+def test_a_sweep_that_trained_and_was_not_fetched_goes_by_age_only(tmp_path: Path) -> None:
+    sweep = make(tmp_path, 1, days=5, outcome=None)
+    record_end(sweep, "finished")
+    assert why_kept(prune(tmp_path, keep=0)) == {sweep.name: "unfinished"}
+    record_done(sweep)
+    assert [gone.why for gone in prune(tmp_path, keep=0).gone] == ["too many"]
 
 
 def test_an_unfinished_sweep_takes_no_finished_ones_place(tmp_path: Path) -> None:
@@ -163,7 +182,7 @@ def test_results_that_are_not_sent_are_not_lost_unless_asked_for(tmp_path: Path)
     assert why_kept(pruned) == {sweep.name: "unsent"}
     assert f"plato flush {sweep}" in pruned.describe()
     with (sweep / "tracking" / "lock").open("rb") as flushing:
-        prune_module.fcntl.flock(flushing, prune_module.fcntl.LOCK_EX)
+        fcntl.flock(flushing, fcntl.LOCK_EX)
         assert why_kept(prune(tmp_path, older_than_days=1, unsent=True)) == {sweep.name: "running"}
     assert len(prune(tmp_path, older_than_days=1, unsent=True).gone) == 1
 

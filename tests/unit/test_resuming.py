@@ -23,6 +23,7 @@ def storage(tmp_path: Path) -> Path:
         write_parent(tmp_path / name, ParentRun(f"run-of-{name}", "1", "file:///a"))
     folder.record_end(tmp_path / OLD, "stopped")
     folder.record_end(tmp_path / NEW, "finished")
+    folder.record_done(tmp_path / NEW)
     return tmp_path
 
 
@@ -74,3 +75,10 @@ def test_the_command_line_resumes_whatever_preset_and_environment_say(storage: P
     flags = {"resume": "last", "storage_path": str(storage), "test_local": True}
     config = load_config(flags, None, {"PLATO_NUM_TUNE_SAMPLES": "16"})
     assert (config.resume, config.num_tune_samples, config.preset) == (MIDDLE, 3, "test-local")
+
+
+def test_a_sweep_that_trained_and_was_not_fetched_is_unfinished(storage: Path) -> None:
+    folder.record_end(storage / MIDDLE, "finished")
+    assert find_sweep(storage, "last").name == MIDDLE
+    folder.record_done(storage / MIDDLE)
+    assert find_sweep(storage, "last").name == OLD

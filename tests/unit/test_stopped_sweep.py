@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,13 +27,18 @@ class Interrupted:
         raise KeyboardInterrupt
 
 
+def child_of(process: SweepProcess) -> subprocess.Popen[bytes]:
+    assert process._child is not None
+    return process._child
+
+
 @pytest.fixture
 def hanging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SweepProcess]:
     monkeypatch.setattr(processes, "STOP_S", 0.1)
     monkeypatch.setattr(processes, "_TICK_S", 0.01)
     settings = {"storage_path": str(tmp_path), "num_tune_samples": 1, "max_iterations": 1}
     with SweepProcess(SweepConfig.from_flow_parameters(settings)) as process:
-        os.kill(process._child.pid, signal.SIGSTOP)
+        os.kill(child_of(process).pid, signal.SIGSTOP)
         yield process
 
 
@@ -46,7 +52,7 @@ def test_it_is_gone_before_the_stores_are_told_of_the_end(
         try:
             yield Interrupted()
         finally:
-            codes.append(hanging._child.returncode)
+            codes.append(child_of(hanging).returncode)
 
     monkeypatch.setattr(task, "reporting", reporting)
     config = hanging.config
@@ -57,4 +63,4 @@ def test_it_is_gone_before_the_stores_are_told_of_the_end(
 
 def test_it_is_killed_as_soon_as_its_time_is_up(hanging: SweepProcess) -> None:
     hanging.stop()
-    assert hanging._child.wait(20) == -signal.SIGKILL
+    assert child_of(hanging).wait(20) == -signal.SIGKILL

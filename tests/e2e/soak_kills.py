@@ -1,0 +1,96 @@
+"""`kill -9` at random moments, many times over: `make soak`. The suite itself takes a seeded few of each.
+
+Files here are not named as tests are, so that only `make soak` finds them.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+
+import kills
+import psutil
+import pytest
+from product import Product, Script, marked, wait_until
+
+SEED = 20261122
+KILLS_OF_ALL, KILLS_OF_ONE = 20, 10
+# After this a script whose sweep lost something must have come to an end.
+END_S = 300.0
+
+pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.fixture(scope="module")
+def unkilled(make_product: Callable[[str], Product]) -> Script:
+    """The deterministic sweep, left alone."""
+    product = make_product("unkilled")
+    script = product.run(*kills.clockwork(product))
+    assert script.process.returncode == 0, script.said
+    kills.assert_complete(script, trials=2)
+    return script
+
+
+@pytest.mark.parametrize("number", range(KILLS_OF_ALL))
+def test_a_sweep_whose_whole_tree_is_killed(product: Product, unkilled: Script, number: int) -> None:
+    """At any moment between the script's start and its end; every other sweep is the deterministic one."""
+    chance = random.Random(SEED + number)
+    deterministic = number % 2 == 0
+    arguments = kills.clockwork(product) if deterministic else kills.population(product)
+    script = product.start(*arguments)
+    after_s = chance.uniform(0.0, 30.0)
+    deadline = time.monotonic() + after_s
+    while time.monotonic() < deadline and script.process.poll() is None:
+        time.sleep(0.01)
+    ended = script.process.poll() is not None
+    kills.kill_all(script)
+    print(f"killed after {after_s:.2f} s" if not ended else "it had ended by itself")
+    begun = list(product.folder.glob(".plato/sweeps/*/config.yaml"))
+    again = product.run(*(["--resume", begun[0].parent.name] if begun else arguments), timeout_s=END_S)
+    assert again.process.returncode == 0, again.said
+    kills.assert_complete(again, trials=2 if deterministic else 4)
+    if deterministic:
+        kills.assert_same_values(again, unkilled)
+
+
+@pytest.mark.parametrize("number", range(KILLS_OF_ONE))
+def test_a_sweep_of_which_a_trials_process_is_killed(product: Product, number: int) -> None:
+    """It restarts from its last checkpoint, and the sweep ends as if nothing had happened."""
+    chance = random.Random(SEED + 100 + number)
+    script = product.start(*kills.population(product))
+    wait_until(lambda: trainers(script), "the trials' processes", END_S)
+    time.sleep(chance.uniform(0.0, 12.0))
+    found = trainers(script)
+    if found:
+        chance.choice(found).kill()
+    assert script.wait(END_S) == 0, script.said
+    kills.assert_complete(script, trials=4)
+
+
+@pytest.mark.parametrize("number", range(KILLS_OF_ONE))
+def test_a_sweep_of_which_the_raylet_is_killed(product: Product, number: int) -> None:
+    """It fails with one line, leaves nothing, and goes on when it is told to."""
+    chance = random.Random(SEED + 200 + number)
+    script = product.start(*kills.population(product))
+    wait_until(lambda: raylets(script), "the raylet", END_S)
+    time.sleep(chance.uniform(0.0, 16.0))
+    for raylet in raylets(script):
+        raylet.kill()
+    if script.wait(END_S) != 0:
+        assert script.process.returncode == 1, script.said
+        assert script.stderr.count("\n") == 1, script.said
+        assert "Traceback" not in script.stderr
+        wait_until(lambda: not script.left(), "all of it is gone", 10.0)
+        script = product.run("--resume", script.sweep_dir.name, timeout_s=END_S)
+        assert script.process.returncode == 0, script.said
+    kills.assert_complete(script, trials=4)
+
+
+def trainers(script: Script) -> list[psutil.Process]:
+    """The trials' processes."""
+    return [process for process in marked(script.mark) if "AlgorithmTrainable" in " ".join(process.cmdline())]
+
+
+def raylets(script: Script) -> list[psutil.Process]:
+    return [process for process in marked(script.mark) if process.name() == "raylet"]
