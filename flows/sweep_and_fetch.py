@@ -70,9 +70,9 @@ def sweep(**parameters: object) -> SweepResult:
         prune_old_sweeps(config.storage_folder, config.prune_after_days, config.prune_keep)
     with adopt(config) as process, stays_running(), tags("plato", config.env_name, config.algorithm):
         note_flow_run(process.sweep_dir, str(flow_run.id))
-        close_left_behind(config.storage_folder)
         tag_flow_run(config, f"sweep:{process.sweep_id}")
         opened = open_parent_run(config, process.sweep_id)
+        close_left_behind(config.storage_folder)  # not before: two threads that import MLflow break each other's import
         progress = SweepProgress(facts_of(config))
         try:
             result = _sweep(config, process, opened, progress, began)

@@ -89,7 +89,7 @@ def test_a_sweep_of_which_the_raylet_is_killed(product: Product, number: int) ->
 
 def trainers(script: Script) -> list[psutil.Process]:
     """The trials' processes."""
-    return [process for process in marked(script.mark) if "AlgorithmTrainable" in " ".join(process.cmdline())]
+    return [process for process in marked(script.mark) if "Trainable" in " ".join(process.cmdline())]
 
 
 def raylets(script: Script) -> list[psutil.Process]:

@@ -169,7 +169,7 @@ def test_a_killed_process_is_marked_and_a_busy_one_beside_it_is_not(server: Pref
     environment = server.environment | {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
     known = {run["id"] for run in server.request("POST", "/flow_runs/filter", {})}
 
-    def runs() -> dict[str, str]:
+    def runs() -> dict[bool, str]:
         found = server.request("POST", "/flow_runs/filter", {"sort": "START_TIME_ASC"})
         return {run["parameters"]["busy"]: run["id"] for run in found if run["id"] not in known and run["start_time"]}
 
