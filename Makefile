@@ -8,7 +8,7 @@ TORCH_INDEX ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
 
-.PHONY: run up down test setup lint types unit bench pictures clean
+.PHONY: run up down test setup lint types unit bench soak pictures clean
 
 run: setup
 	$(BIN)/python flows/sweep_and_fetch.py --test-local $(ARGS)
@@ -44,6 +44,10 @@ unit: setup
 
 bench: setup
 	$(BIN)/python benchmarks/main_job.py
+
+# Kills sweeps with `kill -9` at random moments, 50 times, and has them go on; some 45 minutes on 2 cores.
+soak: setup
+	$(BIN)/python -m pytest -v tests/e2e/soak_kills.py
 
 # Renews docs/images/ from a sweep in the pages' own test; it needs Debian's chromium. Paths in them begin with /tmp.
 pictures: setup

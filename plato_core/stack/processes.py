@@ -119,6 +119,15 @@ def marked(part: str, folder: Path) -> list[psutil.Process]:
     return found
 
 
+def flow_runs(processes: Iterable[psutil.Process]) -> set[str]:
+    """Returns the ids of the flow runs that these processes were started for."""
+    found = set()
+    for process in processes:
+        with contextlib.suppress(psutil.Error, OSError):
+            found.add(process.environ().get("PREFECT__FLOW_RUN_ID", ""))
+    return found - {""}
+
+
 def wait_gone(processes: Iterable[psutil.Process], timeout_s: float) -> list[psutil.Process]:
     """Waits for processes to end, whoever their parent is, and returns those that have not."""
     deadline = time.monotonic() + timeout_s

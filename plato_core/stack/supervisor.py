@@ -20,7 +20,7 @@ import httpx
 
 from plato_core.stack.api import StackApi
 from plato_core.stack.parts import Part, parts
-from plato_core.stack.processes import SUPERVISOR, Recorded, State, kill, lock, marked
+from plato_core.stack.processes import SUPERVISOR, Recorded, State, flow_runs, kill, lock, marked
 from plato_core.stack.settings import PREFECT, WORKER, StackSettings
 
 _TICK_S = 0.5
@@ -110,16 +110,22 @@ class Supervisor:
             return False
         try:
             self._api.ensure_work_pool()
-            if not marked(WORKER, self._settings.folder):
-                self._close_runs()
+            self._close_runs()
         except httpx.HTTPError as error:
             _say(f"the work pool is not to be had: {error}")
             return False
         return True
 
     def _close_runs(self) -> None:
-        """Ends, on the server, what the machine's end or a kill cut off: it would be shown as running for good."""
+        """Ends, on the server, what the machine's end or a kill cut off: it would be shown as running for good.
+
+        Also what a worker had taken up and not started yet; no worker takes it up again. Runs whose processes live on
+        without their worker go on.
+        """
+        living = flow_runs(marked(WORKER, self._settings.folder))
         for run_id in self._api.unfinished():
+            if run_id in living:
+                continue
             self._api.set_state(run_id, "CRASHED", "Its process ended together with its worker.", force=True)
             _say(f"flow run {run_id} ended together with its worker")
 

@@ -5,14 +5,21 @@ Files here are not named as tests are, so that only `make soak` finds them.
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import time
 from collections.abc import Callable
 
 import kills
 import psutil
 import pytest
+import test_unattended as unattended
 from product import Product, Script, marked, wait_until
+from stack import Stack
+from test_unattended import stack  # noqa: F401
+
+from plato_core.stack.parts import WORKER
 
 SEED = 20261122
 KILLS_OF_ALL, KILLS_OF_ONE = 20, 10
@@ -85,6 +92,24 @@ def test_a_sweep_of_which_the_raylet_is_killed(product: Product, number: int) ->
         script = product.run("--resume", script.sweep_dir.name, timeout_s=END_S)
         assert script.process.returncode == 0, script.said
     kills.assert_complete(script, trials=4)
+
+
+@pytest.mark.parametrize("number", range(KILLS_OF_ONE))
+def test_a_deployed_sweep_whose_worker_is_killed(stack: Stack, number: int) -> None:  # noqa: F811
+    """The worker is started again, and the run ends as if nothing had happened, or is marked and can be tried again."""
+    chance = random.Random(SEED + 300 + number)
+    run = unattended.start(stack)
+    time.sleep(chance.uniform(0.0, 40.0))
+    os.kill(stack.state.parts[WORKER].pid, signal.SIGKILL)
+    ends = ("Completed", "Failed", "Crashed", "Cancelled")
+    wait_until(lambda: unattended.state(stack, run) in ends, "the run ends", END_S)
+    if unattended.state(stack, run) == "Crashed":
+        print("it was marked, and is tried again")
+        time.sleep(10.0)  # its worker may say so twice
+        unattended.retry(stack, run)
+        unattended.wait_for_end(stack, run)
+    assert unattended.state(stack, run) == "Completed"
+    unattended.assert_whole(stack, unattended.sweep_folder(stack, run))
 
 
 def trainers(script: Script) -> list[psutil.Process]:

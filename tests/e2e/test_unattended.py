@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,11 @@ def parent_status(stack: Stack, folder: Path) -> str:
     return tracked(stack, folder)[0].info.status
 
 
+def logged(stack: Stack, run: str) -> list[str]:
+    query = {"logs": {"flow_run_id": {"any_": [run]}}, "sort": "TIMESTAMP_ASC", "limit": 200}
+    return [entry["message"] for entry in stack.request("POST", "/logs/filter", query)]
+
+
 def heartbeats(stack: Stack, run: str) -> list[dict[str, Any]]:
     wanted = {"event": {"name": ["prefect.flow-run.heartbeat"]}, "resource": {"id": [f"prefect.flow-run.{run}"]}}
     return stack.request("POST", "/events/filter", {"filter": wanted})["events"]
@@ -210,6 +216,35 @@ def test_a_run_without_its_worker_lives_on_says_so_and_can_be_cancelled(stack: S
     wait_until(lambda: not [line for line in stack.processes() if "plato_core.sweep" in line], "nothing is left", 30)
     parent, trials = tracked(stack, folder)
     assert [one.info.status for one in (parent, *trials)] == ["KILLED"] * 3
+
+
+@pytest.mark.parametrize("how", ["the command", pytest.param("the UI", marks=thorough)])
+def test_a_cancelled_run_ends_in_order_and_goes_on(stack: Stack, how: str) -> None:
+    run = start(stack)
+    folder = wait_for_training(stack, run)
+    assert any("raylet" in line for line in stack.processes())
+    before = time.monotonic()
+    if how == "the command":
+        assert stack.prefect("flow-run", "cancel", run).returncode == 0
+    else:
+        stack.request("POST", f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
+    wait_until(lambda: state(stack, run) == "Cancelled", "it is cancelled", 60)
+    assert not [line for line in stack.processes() if "ray" in line or "plato_core.sweep" in line]
+    print(f"cancelled by {how} after {time.monotonic() - before:.1f} s")
+    assert f"retry this run, or: plato sweep --resume {folder.name}" in str(logged(stack, run))
+    parent, trials = tracked(stack, folder)
+    assert [one.info.status for one in (parent, *trials)] == ["KILLED"] * 3
+    for trial in trials:
+        last = int(trial.data.metrics["training_iteration"])
+        client = mlflow.MlflowClient(stack.mlflow_url)
+        assert f"checkpoint_{last:06d}" in {file.path for file in client.list_artifacts(trial.info.run_id)}
+    if how == "the command":
+        retry(stack, run)
+    else:
+        run = start(stack, resume=folder.name)
+    wait_for_end(stack, run)
+    assert sweep_folder(stack, run) == folder
+    assert_whole(stack, folder)
 
 
 @thorough

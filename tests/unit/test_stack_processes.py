@@ -188,6 +188,22 @@ def test_a_fault_with_one_part_ends_neither_the_supervisor_nor_the_others(
     assert "prefect: ValueError: no JSON; trying again in 0.01 s" in capsys.readouterr().out
 
 
+def test_a_new_worker_finds_no_run_that_its_predecessor_took_up_and_nobody_runs(
+    supervisor: Supervisor, settings: StackSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[str] = []
+    monkeypatch.setattr(StackApi, "unfinished", lambda self: ["lives-on", "never-started"])
+    monkeypatch.setattr(StackApi, "set_state", lambda self, run, state, *_, **__: ended.append(f"{run} {state}"))
+    environment = {**os.environ, **mark(WORKER, settings.folder), "PREFECT__FLOW_RUN_ID": "lives-on"}
+    process = subprocess.Popen(SLEEP, env=environment, start_new_session=True)
+    try:
+        supervisor._close_runs()
+    finally:
+        process.kill()
+        process.wait()
+    assert ended == ["never-started CRASHED"]
+
+
 def test_a_log_that_gets_large_is_cut_under_its_writers(
     supervisor: Supervisor, settings: StackSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
