@@ -25,23 +25,33 @@ _LONGEST_TAG = 500
 def following(config: SweepConfig, opened: ParentRun, look: Callable[[], Snapshot]) -> Iterator[Callable[[], None]]:
     """Open what writes a running sweep's figures, for a `Publisher`.
 
-    The metrics `progress` and `best_<metric>` are series over the furthest trial's iteration, one point each.
+    The metrics `progress` and `best_<metric>` are series over the furthest trial's iteration, one point each; those of
+    a sweep that goes on go on too.
 
     Args:
         config: The sweep's.
         opened: Its parent run.
         look: Returns its state.
     """
-    logged = 0
+    logged: int | None = None if config.resume is not None else 0
 
     def send() -> None:
         nonlocal logged
+        if logged is None:
+            logged = _last_step(config, opened)
         snapshot = look()
         step = snapshot.iteration
         log(config, opened, snapshot, with_metrics=step > logged or snapshot.ended is not None)
-        logged = step
+        logged = max(logged, step)
 
     yield send
+
+
+def _last_step(config: SweepConfig, opened: ParentRun) -> int:
+    """The last step that an earlier attempt of the sweep has written."""
+    with tracking_errors(config.store_uri):
+        points = make_client(config.store_uri).get_metric_history(opened.run_id, "progress")
+    return max((point.step for point in points), default=0)
 
 
 def log(config: SweepConfig, opened: ParentRun, snapshot: Snapshot, *, with_metrics: bool) -> None:

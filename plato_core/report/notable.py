@@ -1,7 +1,7 @@
 """The lines worth logging while a sweep runs, and what makes a new best worth one."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from plato_core.report.facts import RETURN_METRIC, Best, SweepFacts, TrialRow
 from plato_core.report.text import counted, last_line, measure, number
@@ -84,6 +84,14 @@ def exploit_line(event: Exploited, row: TrialRow, donor: TrialRow, tuned: Sequen
         changes.append(f"{name} {number(new)} (kept)" if old == new else f"{name} {number(old)} -> {number(new)}")
     line = f"trial {row.index} exploits trial {donor.index} at iteration {event.iteration}"
     return f"{line}: {', '.join(changes)}" if changes else line
+
+
+def past_line(rows: Iterable[TrialRow]) -> str | None:
+    """Return how far a sweep that goes on had come; None if no trial has reported yet."""
+    reached = ", ".join(
+        f"trial {row.index} at iteration {row.iteration}" for row in sorted(rows, key=lambda r: r.index)
+    )
+    return f"going on: {reached}" if reached else None
 
 
 def restart_line(event: TrialRestarted, row: TrialRow) -> str:

@@ -12,12 +12,13 @@ from typing import Any
 
 from plato_core.report.curves import Curve, CurveRecorder, in_order
 from plato_core.report.facts import END_STATES, RETURN_METRIC, Best, Snapshot, SweepFacts, TrialRow
-from plato_core.report.notable import BestSoFar, end_line, exploit_line, largest, restart_line, tracking_line
+from plato_core.report.notable import BestSoFar, end_line, exploit_line, largest, past_line, restart_line, tracking_line
 from plato_core.report.text import counted, duration, measure, number, plain
 from plato_core.sweep.events import (
     Event,
     Exploited,
     Failed,
+    Past,
     Phase,
     Result,
     Stopping,
@@ -196,6 +197,11 @@ class SweepProgress:
                 self._rows[event.trial] = row = replace(row, state=END_STATES[event.status])
                 # While stopping, that the others end too goes without saying.
                 return end_line(event, row) if event.status == "FAILED" or not self._stopping else None
+            case Past():
+                for one in event.events:  # their lines were printed then
+                    self._take(one)
+                self._trials_began = None
+                return past_line(self._rows.values()) if event.last else None
             case Stopping():
                 self._stopping = plain(event.reason)
                 return f"stopping: {self._stopping}"

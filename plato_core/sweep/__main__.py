@@ -72,11 +72,14 @@ def _run(prepare: Prepare) -> int:
     channel.emit(Phase(text="loading Ray"))
     prepare_environment(local=config.ray_address is None)
     from plato_core.sweep import population, runner
+    from plato_core.sweep.past import past
     from plato_core.sweep.stopping import STATE
 
     tracking = runner.tracking_callback(config, sweep_id=prepare.sweep_id, sweep_dir=sweep_dir)
     try:
         if config.resume is not None and not population.unfinished(config, sweep_dir):
+            for part in past(config, sweep_dir, {}):
+                channel.emit(part)
             tracking.open()  # what was trained and not sent yet is sent
             fitted = runner.Fitted(fit_s=0.0, training_slot_s=0.0, slots=0)
         else:
@@ -103,6 +106,7 @@ def _run(prepare: Prepare) -> int:
 
 def _train(config: SweepConfig, prepare: Prepare, tracking: SweepTrackingCallback) -> Fitted:
     from plato_core.sweep import cluster, logs, population, runner
+    from plato_core.sweep.past import past
     from plato_core.sweep.stopping import STATE
 
     sweep_dir = Path(prepare.sweep_dir)
@@ -113,6 +117,8 @@ def _train(config: SweepConfig, prepare: Prepare, tracking: SweepTrackingCallbac
     configs = population.trial_configs(config, prepare.sweep_id, packing)
     if config.resume is not None:
         configs = population.resumed_configs(config, configs, sweep_dir)
+        for part in past(config, sweep_dir, population.points_of(configs)):
+            channel.emit(part)
         STATE.spent_s = logs.spent_s(sweep_dir)
         folder.forget_end(sweep_dir)
     channel.emit(Phase(text=f"starting {counted(packing.resident, 'trial')} on {counted(packing.slots, 'CPU')}"))

@@ -139,6 +139,14 @@ class TrialEnded(_Event):
     error: str | None = None
 
 
+class Past(_Event):
+    """What the attempts before this one told of the sweep, as far as it still holds, the oldest first; in parts."""
+
+    kind: Literal["past"] = "past"
+    events: list[Annotated[TrialStarted | Result | Exploited | TrialEnded, Field(discriminator="kind")]]
+    last: bool
+
+
 class Stopping(_Event):
     """The sweep is ending before its time, because of `reason`."""
 
@@ -220,6 +228,7 @@ Event = (
     | Checkpointed
     | TrialRestarted
     | TrialEnded
+    | Past
     | Stopping
     | TrackingState
     | SweepEnded
@@ -257,5 +266,7 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
+    if isinstance(value, _Event):
+        return value
     # NumPy's and torch's scalars and arrays, without importing either.
     return _plain(value.tolist()) if hasattr(value, "tolist") else str(value)

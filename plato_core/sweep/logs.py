@@ -64,13 +64,16 @@ def carry_over(folders: Sequence[Path], to: Path) -> None:
             partial.replace(to / name)
 
 
+def results(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """Return the results of a trial's newest `result.json` that holds any, in their order."""
+    newest = (found for folder in reversed(folders) if (found := _whole_results(folder / EXPR_RESULT_FILE)))
+    return [result for _, result in next(newest, [])]
+
+
 def last_logged(folders: Sequence[Path]) -> int:
     """Return the last iteration of a trial's newest `result.json` that holds any; 0 without one."""
-    for folder in reversed(folders):
-        lines = _whole_results(folder / EXPR_RESULT_FILE)
-        if lines:
-            return int(lines[-1][1][TRAINING_ITERATION])
-    return 0
+    found = results(folders)
+    return int(found[-1][TRAINING_ITERATION]) if found else 0
 
 
 def last_judgement(
@@ -89,8 +92,7 @@ def last_judgement(
         0 and None if it was not judged yet; None also for a metric that was unknown.
     """
     judged_at, value = 0.0, None
-    newest = next((lines for f in reversed(folders) if (lines := _whole_results(f / EXPR_RESULT_FILE))), [])
-    for _, result in newest:
+    for result in results(folders):
         if result[TRAINING_ITERATION] <= iteration and result[time_attribute] - judged_at >= interval:
             judged_at, value = float(result[time_attribute]), result.get(metric)
     return judged_at, value if isinstance(value, int | float) and math.isfinite(value) else None

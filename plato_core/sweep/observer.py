@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,21 +63,7 @@ class Observer(tune.Callback):
         if trial.is_saving or exploited:
             # PBT saves its best trials itself; and one that is taking over a donor's policy has nothing of its own.
             result[SHOULD_CHECKPOINT] = False
-        emit(
-            Result(
-                trial=trial.trial_id,
-                iteration=own,
-                episode_return=_finite(result["episode_reward_mean"]),
-                metric_value=_finite(result.get(self._metric)),
-                # From the result: an exploit has changed the trial's config already.
-                hyperparameters={
-                    name.removeprefix(HP_PREFIX): value for name, value in result.items() if name.startswith(HP_PREFIX)
-                },
-                env_steps=int(result["num_env_steps_sampled"]),
-                time_total_s=float(result["time_total_s"]),
-                done=bool(result.get(DONE)),
-            )
-        )
+        emit(result_event(trial.trial_id, result, self._metric))
 
     def on_checkpoint(
         self, iteration: int, trials: list[Trial], trial: Trial, checkpoint: tune.Checkpoint, **info: Any
@@ -117,8 +104,34 @@ class Observer(tune.Callback):
         if status != "KILLED" and trial.path is not None and Path(trial.path).is_dir():
             # Such a trial is trained on after a resume only under a larger budget.
             why = "error" if status == "FAILED" else self._stopper.why(trial.last_result or {})
-            note_end(Path(trial.path), TrialEnd(status=status, iteration=own, why=why))
+            note_end(
+                Path(trial.path),
+                TrialEnd(status="FAILED" if status == "FAILED" else "FINISHED", iteration=own, why=why),
+            )
         emit(TrialEnded(trial=trial.trial_id, status=status, iteration=own, error=error))  # type: ignore[arg-type]
+
+
+def result_event(trial: str, result: Mapping[str, Any], metric: str) -> Result:
+    """Returns a result as the parent is told of it.
+
+    Args:
+        trial: The trial's id.
+        result: What it reported, or its line of `result.json`.
+        metric: The scheduler's.
+    """
+    return Result(
+        trial=trial,
+        iteration=int(result["training_iteration"]),
+        episode_return=_finite(result["episode_reward_mean"]),
+        metric_value=_finite(result.get(metric)),
+        # From the result: an exploit has changed the trial's config already.
+        hyperparameters={
+            name.removeprefix(HP_PREFIX): value for name, value in result.items() if name.startswith(HP_PREFIX)
+        },
+        env_steps=int(result["num_env_steps_sampled"]),
+        time_total_s=float(result["time_total_s"]),
+        done=bool(result.get(DONE)),
+    )
 
 
 def _finite(value: Any) -> float | None:

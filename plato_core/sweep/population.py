@@ -70,6 +70,12 @@ def resumed_configs(config: SweepConfig, configs: list[dict[str, Any]], sweep_di
     return going_on
 
 
+def points_of(configs: list[dict[str, Any]]) -> dict[int, int]:
+    """Returns from which iteration each trial goes on, by its place in the population; from 0 those that begin."""
+    resumes = {trial["index"]: Resume.of(trial) for trial in configs}
+    return {index: 0 if resume is None else int(resume.own["iteration"]) for index, resume in resumes.items()}
+
+
 def unfinished(config: SweepConfig, sweep_dir: Path) -> list[int]:
     """Returns which trials of a sweep have not come to their end, by their place in the population.
 

@@ -20,7 +20,7 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from plato_core.errors import CheckpointError
 from plato_core.manifest import TRIAL_STATE_NAME, Manifest, read_manifest, verify
@@ -60,7 +60,7 @@ class TrialEnd:
         why: `stopping.Why`, or `error`.
     """
 
-    status: str
+    status: Literal["FINISHED", "FAILED"]
     iteration: int
     why: str
 

@@ -107,8 +107,11 @@ def fit(
     Raises:
         SweepError: Every trial failed.
     """
-    random.seed(config.seed)  # PBT draws its donors from it
-    np.random.seed(config.seed)
+    assert config.seed is not None
+    # A sweep that goes on draws other numbers than it has drawn before.
+    seed = config.seed + len(revival.attempts(sweep_dir))
+    random.seed(seed)  # PBT draws its donors from it
+    np.random.seed(seed)
     attempt = revival.next_attempt(sweep_dir)
     before = {trial_id_of(trial): begin_logs(trial, sweep_dir, attempt) for trial in configs}
     resident = packing.resident >= len(configs)
@@ -121,7 +124,7 @@ def fit(
         # Tune wants a template for the points below; every key of every trial is in it.
         param_space=configs[0],
         tune_config=tune.TuneConfig(
-            scheduler=build_scheduler(config, resident=resident, lineage_path=sweep_dir / LINEAGE_NAME),
+            scheduler=build_scheduler(config, seed=seed, resident=resident, lineage_path=sweep_dir / LINEAGE_NAME),
             search_alg=Population(points_to_evaluate=configs),
             num_samples=len(configs),
             max_concurrent_trials=None if resident else packing.resident,

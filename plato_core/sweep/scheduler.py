@@ -244,12 +244,11 @@ def time_attribute(config: SweepConfig) -> str:
     return TRAINING_ITERATION if config.perturbation_unit == "iterations" else TIME_TOTAL_S
 
 
-def build_scheduler(config: SweepConfig, *, resident: bool, lineage_path: Path) -> TrialScheduler:
+def build_scheduler(config: SweepConfig, *, seed: int, resident: bool, lineage_path: Path) -> TrialScheduler:
     """Returns the Tune scheduler that the config asks for."""
     metric = config.scheduler_metric_name
     time_attr = time_attribute(config)
     if config.scheduler == "pbt":
-        assert config.seed is not None
         return ResidentPBT(
             metric=metric,
             mode=config.mode,
@@ -258,7 +257,7 @@ def build_scheduler(config: SweepConfig, *, resident: bool, lineage_path: Path) 
             quantile_fraction=config.quantile_fraction,
             resample_probability=config.resample_probability,
             mutations=config.mutations,
-            seed=config.seed,
+            seed=seed,
             resident=resident,
             lineage_path=lineage_path,
         )

@@ -20,6 +20,8 @@ import psutil
 
 ROOT = Path(__file__).parents[2]
 SWEEP = ROOT / "flows" / "sweep_and_fetch.py"
+# What runs is this checkout, and trials' processes import the environments that stand here.
+PYTHONPATH = f"{Path(__file__).parent}{os.pathsep}{ROOT}"
 # Set in each script's environment, which all that it starts inherits.
 MARK = "PLATO_E2E_RUN"
 # Small enough that an iteration takes a fraction of a second.
@@ -162,7 +164,7 @@ class Product:
             process = subprocess.Popen(
                 [sys.executable, str(program), *map(str, arguments)],
                 cwd=self.folder,
-                env={**self.environment, MARK: mark, "PYTHONPATH": str(Path(__file__).parent), **variables},
+                env={**self.environment, MARK: mark, "PYTHONPATH": PYTHONPATH, **variables},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,

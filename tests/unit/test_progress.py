@@ -11,6 +11,7 @@ from plato_core.sweep.events import (
     Event,
     Exploited,
     Failed,
+    Past,
     Phase,
     Result,
     Stopping,
@@ -381,3 +382,20 @@ def test_a_trial_that_failed_for_good_says_after_how_many_restarts() -> None:
     failure = TrialRestarted(trial="c0ffee_00001", iteration=4, error="ValueError: no")
     said = lines(started(1), result(1, 5, 20.0), failure, ended(1, "FAILED", iteration=5, error="ValueError: no"))
     assert said[-1] == "trial 1 failed at iteration 5 after 1 restart: ValueError: no"
+
+
+def test_what_earlier_attempts_told_counts_without_being_said_again() -> None:
+    progress = SweepProgress(CARTPOLE)
+    told: list[TrialStarted | Result | Exploited | TrialEnded] = [
+        TrialStarted(trial="a", index=0),
+        TrialStarted(trial="b", index=1),
+        Result(trial="a", iteration=1, episode_return=20.0, metric_value=20.0),
+        Result(trial="b", iteration=1, episode_return=90.0, metric_value=90.0),
+    ]
+    first, last = Past(events=told[:2], last=False), Past(events=told[2:], last=True)
+    progress.apply(first, 0.0)
+    assert progress.notable(first) is None
+    progress.apply(last, 0.0)
+    assert progress.notable(last) == "going on: trial 0 at iteration 1, trial 1 at iteration 1"
+    assert [row.metric_value for row in progress.leaderboard()] == [90.0, 20.0, None]  # of a population of 3
+    assert progress.snapshot().iteration == 1
