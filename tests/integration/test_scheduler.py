@@ -207,7 +207,7 @@ def _judged(scheduler: str, returns: list[list[float]], tmp_path: Path, mode: st
     trials = [Trial("PPO", stub=True) for _ in returns]
     controller: Any = Controller(trials)
     config = _config(scheduler=scheduler, perturbation_interval=1, max_iterations=16, mode=mode)
-    judge = build_scheduler(config, resident=True, lineage_path=tmp_path / "lineage.jsonl")
+    judge = build_scheduler(config, seed=1, resident=True, lineage_path=tmp_path / "lineage.jsonl")
     for trial in trials:
         trial.set_status(Trial.RUNNING)
         judge.on_trial_add(controller, trial)
@@ -262,7 +262,7 @@ def test_unknown_returns_stop_nobody_else(scheduler: str, tmp_path: Path) -> Non
 
 def test_trial_of_unknown_returns_neither_gives_nor_takes(tmp_path: Path) -> None:
     trials = [Trial("PPO", stub=True) for _ in range(4)]
-    judge = build_scheduler(_config(), resident=True, lineage_path=tmp_path / "lineage.jsonl")
+    judge = build_scheduler(_config(), seed=1, resident=True, lineage_path=tmp_path / "lineage.jsonl")
     assert isinstance(judge, ResidentPBT)
     controller: Any = Controller(trials)
     for trial in trials:

@@ -284,7 +284,7 @@ def test_a_policy_that_is_no_number_any_more_is_a_failure(small_ray: None, monke
 
 def _judge(tmp_path: Path, count: int) -> tuple[ResidentPBT, Any, list[Trial]]:
     """A PBT scheduler with trials that have been judged, of which the last is the best."""
-    judge = build_scheduler(config(tmp_path), resident=True, lineage_path=tmp_path / "lineage.jsonl")
+    judge = build_scheduler(config(tmp_path), seed=1, resident=True, lineage_path=tmp_path / "lineage.jsonl")
     assert isinstance(judge, ResidentPBT)
     trials = [Trial("PPO", stub=True) for _ in range(count)]
     controller: Any = Controller(trials)
