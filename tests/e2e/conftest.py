@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import kills
 import pytest
 from product import SHORT_CONFIG, Product, Script
 
@@ -60,3 +61,13 @@ def product_in(folder: Path, environment: dict[str, str]) -> Product:
 def main_job(make_product: Callable[[str], Product]) -> Script:
     """The one full run of the suite: a population on CartPole-v1 up to a mean return of 475."""
     return make_product("main-job").run("--test-local", "--json", "--seed", "1", timeout_s=280)
+
+
+@pytest.fixture(scope="session")
+def unkilled(make_product: Callable[[str], Product]) -> Script:
+    """The deterministic sweep, left alone."""
+    product = make_product("unkilled")
+    script = product.run(*kills.clockwork(product))
+    assert script.process.returncode == 0, script.said
+    kills.assert_complete(script, trials=2)
+    return script

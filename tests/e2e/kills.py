@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
 from mlflow.entities import Run
-from product import Product, Script, marked
+from product import Product, Script, marked, wait_until
 from store import Tracked, tracked
 
 from plato_core.sweep import lineage
 
 ITERATIONS = 40
 INTERVAL = 4
+# After this a script whose sweep lost something must have come to an end.
+END_S = 300.0
 # Of these no two runs have the same values.
 OF_CHANCE = frozenset(
     {
@@ -113,6 +116,32 @@ def kill_all(script: Script) -> None:
         process.kill()
     psutil.wait_procs(processes, 10)
     script.process.wait()
+
+
+def lose_the_raylet(product: Product, after_s: float) -> None:
+    """Kills Ray's own daemon under a sweep, which fails with one line, leaves nothing, and goes on when it is told to.
+
+    Args:
+        product: Where the sweep runs.
+        after_s: How long that daemon has run by then, in seconds.
+    """
+    script = product.start(*population(product))
+    wait_until(lambda: _raylets(script), "the raylet", END_S)
+    time.sleep(after_s)
+    for raylet in _raylets(script):
+        raylet.kill()
+    if script.wait(END_S) != 0:  # else it had come to its end before
+        assert script.process.returncode == 1, script.said
+        assert script.stderr.count("\n") == 1, script.said
+        assert f"plato sweep --resume {script.sweep_dir.name}" in script.stderr
+        wait_until(lambda: not script.left(), "all of it is gone", 10.0)
+        script = product.run("--resume", script.sweep_dir.name, timeout_s=END_S)
+        assert script.process.returncode == 0, script.said
+    assert_complete(script, trials=4)
+
+
+def _raylets(script: Script) -> list[psutil.Process]:
+    return [process for process in marked(script.mark) if process.name() == "raylet"]
 
 
 def clockwork(product: Product, *arguments: str) -> list[str | Path]:

@@ -9,7 +9,6 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
 
 import kills
 import psutil
@@ -23,20 +22,8 @@ from plato_core.stack.parts import WORKER
 
 SEED = 20261122
 KILLS_OF_ALL, KILLS_OF_ONE = 20, 10
-# After this a script whose sweep lost something must have come to an end.
-END_S = 300.0
 
 pytestmark = pytest.mark.timeout(900)
-
-
-@pytest.fixture(scope="module")
-def unkilled(make_product: Callable[[str], Product]) -> Script:
-    """The deterministic sweep, left alone."""
-    product = make_product("unkilled")
-    script = product.run(*kills.clockwork(product))
-    assert script.process.returncode == 0, script.said
-    kills.assert_complete(script, trials=2)
-    return script
 
 
 @pytest.mark.parametrize("number", range(KILLS_OF_ALL))
@@ -54,7 +41,7 @@ def test_a_sweep_whose_whole_tree_is_killed(product: Product, unkilled: Script, 
     kills.kill_all(script)
     print(f"killed after {after_s:.2f} s" if not ended else "it had ended by itself")
     begun = list(product.folder.glob(".plato/sweeps/*/config.yaml"))
-    again = product.run(*(["--resume", begun[0].parent.name] if begun else arguments), timeout_s=END_S)
+    again = product.run(*(["--resume", begun[0].parent.name] if begun else arguments), timeout_s=kills.END_S)
     assert again.process.returncode == 0, again.said
     kills.assert_complete(again, trials=2 if deterministic else 4)
     if deterministic:
@@ -66,12 +53,12 @@ def test_a_sweep_of_which_a_trials_process_is_killed(product: Product, number: i
     """It restarts from its last checkpoint, and the sweep ends as if nothing had happened."""
     chance = random.Random(SEED + 100 + number)
     script = product.start(*kills.population(product))
-    wait_until(lambda: trainers(script), "the trials' processes", END_S)
+    wait_until(lambda: trainers(script), "the trials' processes", kills.END_S)
     time.sleep(chance.uniform(0.0, 12.0))
     found = trainers(script)
     if found:
         chance.choice(found).kill()
-    assert script.wait(END_S) == 0, script.said
+    assert script.wait(kills.END_S) == 0, script.said
     kills.assert_complete(script, trials=4)
 
 
@@ -79,19 +66,7 @@ def test_a_sweep_of_which_a_trials_process_is_killed(product: Product, number: i
 def test_a_sweep_of_which_the_raylet_is_killed(product: Product, number: int) -> None:
     """It fails with one line, leaves nothing, and goes on when it is told to."""
     chance = random.Random(SEED + 200 + number)
-    script = product.start(*kills.population(product))
-    wait_until(lambda: raylets(script), "the raylet", END_S)
-    time.sleep(chance.uniform(0.0, 16.0))
-    for raylet in raylets(script):
-        raylet.kill()
-    if script.wait(END_S) != 0:
-        assert script.process.returncode == 1, script.said
-        assert script.stderr.count("\n") == 1, script.said
-        assert "Traceback" not in script.stderr
-        wait_until(lambda: not script.left(), "all of it is gone", 10.0)
-        script = product.run("--resume", script.sweep_dir.name, timeout_s=END_S)
-        assert script.process.returncode == 0, script.said
-    kills.assert_complete(script, trials=4)
+    kills.lose_the_raylet(product, chance.uniform(0.0, 16.0))
 
 
 @pytest.mark.parametrize("number", range(KILLS_OF_ONE))
@@ -102,7 +77,7 @@ def test_a_deployed_sweep_whose_worker_is_killed(stack: Stack, number: int) -> N
     time.sleep(chance.uniform(0.0, 40.0))
     os.kill(stack.state.parts[WORKER].pid, signal.SIGKILL)
     ends = ("Completed", "Failed", "Crashed", "Cancelled")
-    wait_until(lambda: unattended.state(stack, run) in ends, "the run ends", END_S)
+    wait_until(lambda: unattended.state(stack, run) in ends, "the run ends", kills.END_S)
     if unattended.state(stack, run) == "Crashed":
         print("it was marked, and is tried again")
         time.sleep(10.0)  # its worker may say so twice
@@ -115,7 +90,3 @@ def test_a_deployed_sweep_whose_worker_is_killed(stack: Stack, number: int) -> N
 def trainers(script: Script) -> list[psutil.Process]:
     """The trials' processes."""
     return [process for process in marked(script.mark) if "Trainable" in " ".join(process.cmdline())]
-
-
-def raylets(script: Script) -> list[psutil.Process]:
-    return [process for process in marked(script.mark) if process.name() == "raylet"]

@@ -5,24 +5,12 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable
 
 import kills
-import pytest
 from product import Product, Script
 from thorough import thorough
 
 SEED = 20261122
-
-
-@pytest.fixture(scope="module")
-def unkilled(make_product: Callable[[str], Product]) -> Script:
-    """The deterministic sweep, left alone."""
-    product = make_product("unkilled")
-    script = product.run(*kills.clockwork(product))
-    assert script.process.returncode == 0, script.said
-    kills.assert_complete(script, trials=2)
-    return script
 
 
 def test_a_killed_sweep_goes_on_to_the_same_values(product: Product, unkilled: Script) -> None:
@@ -52,3 +40,8 @@ def test_a_population_that_was_killed_twice_goes_on_as_one(product: Product) -> 
     again = product.run("--resume", script.sweep_dir.name)
     assert again.process.returncode == 0, again.said
     kills.assert_complete(again, trials=4)
+
+
+@thorough
+def test_a_sweep_whose_ray_dies_fails_in_one_line_and_goes_on(product: Product) -> None:
+    kills.lose_the_raylet(product, random.Random(SEED + 2).uniform(6.0, 14.0))
