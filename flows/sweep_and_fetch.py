@@ -23,13 +23,13 @@ from prefect.states import Cancelled, Completed, Failed
 from plato_core.config import SweepConfig
 from plato_core.config_form import from_form
 from plato_core.config_machine import check_machine
-from plato_core.errors import ConfigError, PlatoError, SweepStopped, Terminated
+from plato_core.errors import PlatoError, SweepStopped, Terminated
 from plato_core.flow_signature import with_fields_as_parameters
 from plato_core.report.progress import SweepProgress
 from plato_core.report.sinks import facts_of
 from plato_core.report.summary import failure_words
 from plato_core.result import SweepResult
-from plato_core.resuming import note_flow_run, resume_command
+from plato_core.resuming import note_flow_run, read_parent, resume_command
 from plato_core.sweep.folder import record_done
 from plato_core.sweep.process import SweepProcess, adopt, is_prepared
 from plato_core.sweep.protocol import TRACKING_FOLDER
@@ -63,33 +63,39 @@ def sweep(**parameters: object) -> SweepResult:
         outlives_its_worker()
     try:
         config = _checked(parameters)
-    except ConfigError as error:
+        process = adopt(config)
+    except PlatoError as error:
         return _failed(error)
-    prunes = config.prune_after_days is not None or config.prune_keep is not None
-    if prunes and config.resume is None:  # a sweep that goes on may be an old one itself
-        prune_old_sweeps(config.storage_folder, config.prune_after_days, config.prune_keep)
-    with adopt(config) as process, stays_running(), tags("plato", config.env_name, config.algorithm):
+    with process, stays_running(), tags("plato", config.env_name, config.algorithm):
+        prunes = config.prune_after_days is not None or config.prune_keep is not None
+        if prunes and config.resume is None:  # one is at it already, and the next night is soon enough
+            prune_old_sweeps(config.storage_folder, config.prune_after_days, config.prune_keep)
         note_flow_run(process.sweep_dir, str(flow_run.id))
         tag_flow_run(config, f"sweep:{process.sweep_id}")
-        opened = open_parent_run(config, process.sweep_id)
-        close_left_behind(config.storage_folder)  # not before: two threads that import MLflow break each other's import
         progress = SweepProgress(facts_of(config))
+        opened = None
         try:
+            opened = open_parent_run(config, process.sweep_id)
+            # Not before: two threads that import MLflow break each other's import.
+            close_left_behind(config.storage_folder)
             result = _sweep(config, process, opened, progress, began)
         except Exception as error:
             status = "KILLED" if isinstance(error, SweepStopped) else "FAILED"
-            close_parent_run(config, process, opened, status, tags={"plato.error": str(error)[:500]})
-            write_summary(config, opened, progress, process.sweep_dir, error=str(error))
+            if opened is not None:
+                close_parent_run(config, process, opened, status, tags={"plato.error": str(error)[:500]})
+                write_summary(config, opened, progress, process.sweep_dir, error=str(error))
             if isinstance(error, SweepStopped):
                 return _cancelled(error, process)
             if isinstance(error, PlatoError):
                 return _failed(error)
             raise
         except BaseException as error:  # Ctrl-C, SIGTERM, and Prefect's word that the run is cancelled
-            close_parent_run(config, process, opened, "KILLED")
-            # Not as a task: this run may start none any more.
-            why, limit_s = "the sweep was stopped", STOPPED_PATIENCE_S
-            write_summary.fn(config, opened, progress, process.sweep_dir, error=why, patience_s=limit_s)
+            # The task that opens it may just have been at its end.
+            if (opened := opened or read_parent(process.sweep_dir)) is not None:
+                close_parent_run(config, process, opened, "KILLED")
+                # Not as a task: this run may start none any more.
+                why, limit_s = "the sweep was stopped", STOPPED_PATIENCE_S
+                write_summary.fn(config, opened, progress, process.sweep_dir, error=why, patience_s=limit_s)
             if (stopped := _stopped(error)) is None:
                 raise
             return _cancelled(stopped, process)
@@ -117,7 +123,8 @@ def _stopped(error: BaseException) -> SweepStopped | None:
 def _cancelled(error: SweepStopped, process: SweepProcess) -> SweepResult:
     """The end of a run that was told to stop, which Prefect would call crashed: its state says how to go on."""
     retry = "" if deployment.name is None else "retry this run, or: "
-    message = f"stopped; to go on with it, {retry}{resume_command(process.sweep_dir)}"
+    way_on = f"to go on with it, {retry}{resume_command(process.sweep_dir)}" if process.begun else "no trial had begun"
+    message = f"stopped; {way_on}"
     get_run_logger().warning(message)
     return Cancelled(message=message, data=error)  # type: ignore[return-value]  # Prefect raises what is in it
 
@@ -169,12 +176,15 @@ def _sweep(
         opened,
         "FINISHED",
         tags={"plato.top_run_id": result.top_run_id, "plato.checkpoint": selection.checkpoint.artifact_path},
+        # Where nothing was left to train, those of the attempt that trained stand.
         metrics={
             f"best_{result.rank_metric}": result.rank_value,
             "fit_s": result.fit_s,
             "training_slot_s": result.training_slot_s,
             "sweep_efficiency": result.sweep_efficiency,
-        },
+        }
+        if ended.fit_s
+        else None,
         step=progress.snapshot().iteration,
     )
     record_done(process.sweep_dir)

@@ -24,7 +24,7 @@ from plato_core.sweep.folder import CONFIG_NAME, RUNNING_NAME, is_done, lock, sw
 from plato_core.sweep.protocol import TRACKING_FOLDER
 from plato_core.tracking.journal import pending
 from plato_core.tracking.left_running import LeftRun, end_left_running
-from plato_core.tracking.runs import RUNS_NAME, RunTable
+from plato_core.tracking.runs import RunTable
 
 CLOSED_NAME = "closed.json"
 
@@ -162,7 +162,7 @@ def _note_ended(sweep: Path, runs: list[LeftRun]) -> None:
     trials = [(run.trial_id, run.run_id) for run in runs if run.trial_id is not None]
     if not trials:
         return
-    table = RunTable(sweep / RUNS_NAME)
+    table = RunTable.of_spool(sweep / TRACKING_FOLDER)
     for trial_id, run_id in trials:
         record = table.record(trial_id)
         record.run_id, record.ended = run_id, True

@@ -54,7 +54,8 @@ def from_form(
         shown = _usual(values.get("preset"))
     given = _changed(values, shown)
     if given.get("resume") is not None:  # that sweep's settings stand; what differs from the form is asked for
-        return load_config(given, None, {}, str)
+        # The folder in which it is looked for is this form's, also where it was left alone.
+        return load_config({"storage_path": (dict(shown) | values)["storage_path"], **given}, None, {}, str)
     own = _own_settings(shown)
     settings = own | given
     for name in _BY_KEY:

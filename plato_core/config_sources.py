@@ -75,7 +75,7 @@ def load_config(
             layers[0].values.pop(name, None)
         user = _merge(layers)
     if (resume := user.values.get("resume")) is not None:
-        return _resumed(str(resume), user, flags)
+        return _resumed(str(resume), user, _merge(layers[1:]))
     preset = _preset_name(user, test_local)
     shipped = _shipped(user.values, preset)
     values = _over(shipped, user.values, preset)
@@ -87,13 +87,16 @@ def load_config(
         raise config_error(error, SweepConfig, _labeller(user, shipped, preset)) from None
 
 
-def _resumed(named: str, user: _Layer, flags: Mapping[str, Any]) -> SweepConfig:
-    """Return the config of a sweep that goes on; beside its own settings only what was given for it counts."""
+def _resumed(named: str, user: _Layer, given: _Layer) -> SweepConfig:
+    """Return the config of a sweep that goes on; beside its own settings only what was given for it counts.
+
+    That is by flags and file: the environment says where to look for it and nothing of the sweep.
+    """
     from plato_core.resuming import find_sweep, resumed_config
 
     storage = Path(user.values.get("storage_path", SweepConfig.model_fields["storage_path"].default))
-    given = {name: user.values[name] for name in flags if name not in _NOT_OF_A_RESUMED}
-    return resumed_config(find_sweep(storage.expanduser().absolute(), named), given)
+    settings = {name: value for name, value in given.values.items() if name not in _NOT_OF_A_RESUMED}
+    return resumed_config(find_sweep(storage.expanduser().absolute(), named), settings)
 
 
 def _from_environment(environ: Mapping[str, str]) -> _Layer:

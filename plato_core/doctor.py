@@ -11,16 +11,15 @@ from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
-from plato_core.closing import Closing, close_left_running, life_of, unsent
+from plato_core.closing import Closing, close_left_running, life_of
 from plato_core.config import SweepConfig
 from plato_core.errors import ConfigError
-from plato_core.prune import newest_and_size
+from plato_core.prune import count_unsent, newest_and_size
 from plato_core.report.text import counted
 from plato_core.resuming import resume_command
 from plato_core.sweep import revival
 from plato_core.sweep.folder import CONFIG_NAME, is_done, read_end, sweeps_in
 
-# Which a command need not name.
 _RESULTS_NAME = "result.json"
 # The last result of a trial is in so many last bytes of its log; a line has some 10 kB.
 _TAIL_BYTES = 2**20
@@ -112,12 +111,12 @@ def examine(storage: Path) -> Checkup:
         raise ConfigError(f"{storage} is no folder; give the --storage-path of the sweeps")
     try:
         closings = close_left_running(storage)
-        sweeps = sweeps_in(storage) if storage.is_dir() else []
+        sweeps = sweeps_in(storage)
     except OSError as error:
         raise ConfigError(
             f"{storage} cannot be read: {error.strerror}; give the --storage-path of the sweeps"
         ) from error
-    open_ones = [sweep for sweep in sweeps if not is_done(sweep) or unsent(sweep) != 0]
+    open_ones = [sweep for sweep in sweeps if not is_done(sweep) or count_unsent(sweep) != 0]
     return Checkup(
         storage=storage,
         sweeps=len(sweeps),
@@ -128,7 +127,7 @@ def examine(storage: Path) -> Checkup:
 
 def look(sweep: Path) -> SweepSeen:
     """Says how a sweep is and what can be done with it, by its folder alone."""
-    state, to_send = _state(sweep), unsent(sweep)
+    state, to_send = _state(sweep), count_unsent(sweep)
     what, obstacle, config = "", None, None
     try:
         config = SweepConfig.from_yaml(sweep / CONFIG_NAME)

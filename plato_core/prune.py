@@ -76,7 +76,7 @@ def prune(
                 if sweep.path.exists():  # else another prune was at it
                     kept.append(Kept(sweep_id=sweep.sweep_id, why=user))
                 continue
-            if not unsent and _holds_unsent(sweep):
+            if not unsent and count_unsent(sweep.path) != 0:  # damaged: nobody knows
                 kept.append(Kept(sweep_id=sweep.sweep_id, why="unsent"))
                 continue
             why: Why = "too old" if too_old else "too many"
@@ -154,12 +154,15 @@ def _beyond_the_newest(sweeps: list[_Sweep], keep: int | None) -> set[str]:
     return set() if keep is None else set(finished[: max(0, len(finished) - keep)])
 
 
-def _holds_unsent(sweep: _Sweep) -> bool:
-    """Whether `plato flush` would have something to send. What the tracker refused for good is nothing."""
+def count_unsent(sweep_dir: Path) -> int | None:
+    """Returns how many operations `plato flush` would send; None if what is there is damaged or cannot be read.
+
+    What the tracker refused for good does not count.
+    """
     try:
-        return pending(sweep.path / TRACKING_FOLDER) > 0
-    except (ValueError, KeyError, TypeError):  # damaged: nobody knows
-        return True
+        return pending(sweep_dir / TRACKING_FOLDER)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 @contextlib.contextmanager

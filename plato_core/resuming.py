@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from plato_core.config import SweepConfig
 from plato_core.errors import ConfigError
 from plato_core.sweep import folder
+from plato_core.sweep.folder import PATIENCE_S, wait_for_end
 from plato_core.tracking.parent import ParentRun
 
 LAST = "last"
@@ -45,50 +45,31 @@ def note_flow_run(sweep_dir: Path, flow_run_id: str) -> None:
 
 def sweep_of(storage: Path, flow_run_id: str) -> Path | None:
     """Return the folder of the newest sweep that a flow run has worked on; None if there is none."""
-    return next((sweep for sweep in reversed(_sweeps(storage)) if flow_run_id in _flow_runs(sweep)), None)
+    return next((sweep for sweep in reversed(folder.sweeps_in(storage)) if flow_run_id in _flow_runs(sweep)), None)
 
 
-def wait_for_end(sweep_dir: Path, patience_s: float) -> None:
-    """Wait until no process of a sweep is left: the kernel, or the sweep itself, may just be ending the last ones.
-
-    Args:
-        sweep_dir: The sweep's folder.
-        patience_s: How long, in seconds.
-
-    Raises:
-        ConfigError: The sweep still runs then.
-    """
-    deadline = time.monotonic() + patience_s
-    while folder.is_running(sweep_dir):
-        if time.monotonic() > deadline:
-            raise ConfigError(
-                f"sweep {sweep_dir.name} of this run is still running on this machine; "
-                "wait for its end, or end its processes, then retry this run"
-            )
-        time.sleep(0.2)
-
-
-def find_sweep(storage: Path, named: str) -> Path:
-    """Return the folder of the sweep that a user named.
+def find_sweep(storage: Path, named: str, patience_s: float = PATIENCE_S) -> Path:
+    """Return the folder of the sweep that a user named, once nothing works on it any more.
 
     Args:
         storage: The folder of sweeps.
-        named: A sweep's id, its parent run's id, or `last`, the newest sweep that has not finished.
+        named: A sweep's id, its parent run's id, or `last`, the newest sweep that has not finished: never an older
+            one while that one still ends.
+        patience_s: How long, in seconds, the last processes of a sweep may take to end.
 
     Raises:
-        ConfigError: There is none, or it runs.
+        ConfigError: There is none, or it still runs, or its results are just being sent.
     """
-    sweeps = _sweeps(storage)
+    sweeps = folder.sweeps_in(storage)
     if named == LAST:
-        open_ones = (sweep for sweep in reversed(sweeps) if not folder.is_done(sweep) and not folder.is_running(sweep))
-        if (found := next(open_ones, None)) is None:
+        if (found := next((sweep for sweep in reversed(sweeps) if not folder.is_done(sweep)), None)) is None:
             raise ConfigError(f"resume: no sweep in {storage} is unfinished; give the id of one that finished")
+        wait_for_end(found, patience_s)
         return found
     for sweep in sweeps:
         parent = read_parent(sweep)
         if named == sweep.name or (parent is not None and named == parent.run_id):
-            if folder.is_running(sweep):
-                raise ConfigError(f"resume: sweep {sweep.name} is running; stop it first, or wait for its end")
+            wait_for_end(sweep, 0.0 if folder.has_parent(sweep) else patience_s)
             return sweep
     raise ConfigError(
         f"resume: there is no sweep {named!r} in {storage}; give a sweep's id, its parent run's id, or {LAST}, "
@@ -101,14 +82,18 @@ def resumed_config(sweep_dir: Path, given: Mapping[str, Any]) -> SweepConfig:
 
     Args:
         sweep_dir: The sweep's folder.
-        given: What the user gave beside `resume`, by field name.
+        given: What the user gave beside `resume`, by field name; of mappings the keys that were given.
 
     Raises:
         ConfigError: A setting differs from the sweep's, or a budget is smaller.
     """
     original = SweepConfig.from_yaml(sweep_dir / folder.CONFIG_NAME)
     before = original.flow_parameters()
-    said = {name: value for name, value in given.items() if value is not None}
+    said = {
+        name: {**before[name], **value} if isinstance(value, Mapping) and isinstance(before[name], dict) else value
+        for name, value in given.items()
+        if value is not None
+    }
     wanted = SweepConfig.from_flow_parameters(before | said).flow_parameters()
     changed = {name: wanted[name] for name in given if name in wanted and wanted[name] != before[name]}
     for name, value in changed.items():
@@ -120,8 +105,9 @@ def resumed_config(sweep_dir: Path, given: Mapping[str, Any]) -> SweepConfig:
                 "leave it out, or start a new sweep"
             )
         if before[name] is None or value < before[name]:
+            had = "no limit" if before[name] is None else f"the {before[name]!r}"
             raise ConfigError(
-                f"{name}: {value!r} is less than the {before[name]!r} of sweep {sweep_dir.name}; "
+                f"{name}: {value!r} is less than {had} of sweep {sweep_dir.name}; "
                 "a sweep that goes on may have more, not less"
             )
     return original.model_copy(update={**changed, "resume": sweep_dir.name})
@@ -133,11 +119,6 @@ def resume_command(sweep_dir: Path) -> str:
     storage = sweep_dir.absolute().parent
     elsewhere = "" if storage == usual else f" --storage-path {shlex.quote(str(storage))}"
     return f"plato sweep --resume {sweep_dir.name}{elsewhere}"
-
-
-def _sweeps(storage: Path) -> list[Path]:
-    """The folders of sweeps, oldest first."""
-    return folder.sweeps_in(storage) if storage.is_dir() else []
 
 
 def _flow_runs(sweep: Path) -> list[str]:

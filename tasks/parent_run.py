@@ -16,6 +16,7 @@ from plato_core.closing import forget_closing
 from plato_core.config import SweepConfig
 from plato_core.errors import TrackingError
 from plato_core.resuming import read_parent, write_parent
+from plato_core.sweep.folder import forget_done
 from plato_core.sweep.lineage import LINEAGE_NAME
 from plato_core.sweep.process import SweepProcess
 from plato_core.sweep.protocol import TRACKING_FOLDER
@@ -47,6 +48,7 @@ def open_parent_run(config: SweepConfig, sweep_id: str) -> parent.ParentRun:
     before = None
     if config.resume is not None:
         forget_closing(sweep_dir)
+        forget_done(sweep_dir)
         before = read_parent(sweep_dir) or parent.find_parent(config.store_uri, config.experiment_name, sweep_id)
     if before is not None:
         parent.reopen_parent(config.store_uri, before)

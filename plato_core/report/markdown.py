@@ -104,8 +104,9 @@ def _figures(snapshot: Snapshot, result: SweepResult | None) -> Mapping[str, str
         figures["checkpoint"] = f"iteration {result.checkpoint_iteration}, verified"
         trials = counted(result.trials, "trial")
         figures["time"] = f"{trials} in {duration(result.wall_s)}, of which {duration(result.fit_s)} to train"
-        slots = counted(result.slots, "CPU")
-        figures["sweep efficiency"] = f"{result.sweep_efficiency:.2f} on {slots}"
+        if result.fit_s:
+            slots = counted(result.slots, "CPU")
+            figures["sweep efficiency"] = f"{result.sweep_efficiency:.2f} on {slots}"
     else:
         if (best := snapshot.best) is not None:
             figures[f"best {snapshot.facts.metric}"] = (

@@ -35,11 +35,12 @@ def final_lines(
     metric = result.rank_metric.removeprefix("metrics.")
     folder = below(Path(result.checkpoint_path), cwd)
     first, *others = tracking_words(tracking, spool)
+    efficiency = f"efficiency {result.sweep_efficiency:.2f} on {counted(int(result.slots), 'CPU')}"
     return [
         f"winner      {name}: {metric} {measure(result.rank_value)}",
         f"checkpoint  {folder} (iteration {result.checkpoint_iteration}, verified)",
         f"sweep       {counted(result.trials, 'trial')} in {duration(result.wall_s)}, "
-        f"efficiency {result.sweep_efficiency:.2f} on {counted(int(result.slots), 'CPU')}",
+        f"{efficiency if result.fit_s else 'nothing was left to train'}",
         f"tracking    {first}",
         *(f"            {line}" for line in others),
         *_way_to_ui(result, experiment_id, cwd),

@@ -82,6 +82,7 @@ def _run(prepare: Prepare) -> int:
                 channel.emit(part)
             tracking.open()  # what was trained and not sent yet is sent
             fitted = runner.Fitted(fit_s=0.0, training_slot_s=0.0, slots=0)
+            tracking.end_before(population.ended_before(config, sweep_dir, []))
         else:
             fitted = _train(config, prepare, tracking)
         folder.record_end(sweep_dir, "stopped" if STATE.cancelled else "finished")
@@ -105,8 +106,9 @@ def _run(prepare: Prepare) -> int:
 
 
 def _train(config: SweepConfig, prepare: Prepare, tracking: SweepTrackingCallback) -> Fitted:
-    from plato_core.sweep import cluster, logs, population, runner
+    from plato_core.sweep import cluster, population, runner
     from plato_core.sweep.past import past
+    from plato_core.sweep.spent import read_spent_s
     from plato_core.sweep.stopping import STATE
 
     sweep_dir = Path(prepare.sweep_dir)
@@ -119,10 +121,13 @@ def _train(config: SweepConfig, prepare: Prepare, tracking: SweepTrackingCallbac
         configs = population.resumed_configs(config, configs, sweep_dir)
         for part in past(config, sweep_dir, population.points_of(configs)):
             channel.emit(part)
-        STATE.spent_s = logs.spent_s(sweep_dir)
+        STATE.spent_s = read_spent_s(sweep_dir)
         folder.forget_end(sweep_dir)
     channel.emit(Phase(text=f"starting {counted(packing.resident, 'trial')} on {counted(packing.slots, 'CPU')}"))
-    return runner.fit(config, configs=configs, packing=packing, sweep_dir=sweep_dir, tracking=tracking)
+    before = {} if config.resume is None else population.ended_before(config, sweep_dir, configs)
+    fitted = runner.fit(config, configs=configs, packing=packing, sweep_dir=sweep_dir, tracking=tracking)
+    tracking.end_before(before)
+    return fitted
 
 
 def _on_sigterm(number: int, frame: FrameType | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -58,8 +59,12 @@ def read(path: Path) -> list[Exploit]:
     """Reads a lineage file; one that is not there is an empty lineage."""
     if not path.exists():
         return []
-    # What follows the last line end a killed process had not written to its end.
-    return [Exploit(**json.loads(line)) for line in path.read_text().split("\n")[:-1]]
+    found = []
+    # What follows the last line end a killed process had not written to its end; a loss of power may damage more.
+    for line in path.read_text(errors="replace").split("\n")[:-1]:
+        with contextlib.suppress(json.JSONDecodeError):
+            found.append(Exploit(**json.loads(line)))
+    return found
 
 
 def forget_beyond(path: Path, points: Mapping[str, tuple[int, bool]]) -> None:

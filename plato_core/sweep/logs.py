@@ -98,12 +98,6 @@ def last_judgement(
     return judged_at, value if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-def spent_s(sweep_dir: Path) -> float:
-    """Return the seconds that a sweep has trained: those of the trial that has trained longest, by its log."""
-    logs = (_whole_results(path) for path in sweep_dir.glob(f"*/*/{EXPR_RESULT_FILE}"))
-    return max((float(lines[-1][1]["time_total_s"]) for lines in logs if lines), default=0.0)
-
-
 def _log(trial: Trial, name: str) -> Path:
     path = Path(str(trial.path), name)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -131,21 +125,40 @@ def _cut_csv(path: Path, iteration: int) -> list[str] | None:
     if not lines:
         _rewrite(path, "")
         return None
-    header, *rows = csv.reader(lines)
+    header = next(csv.reader(lines[:1]))
+    if TRAINING_ITERATION not in header:  # damaged by a loss of power
+        _rewrite(path, "")
+        return None
     column = header.index(TRAINING_ITERATION)
-    kept = (line for line, row in zip(lines[1:], rows, strict=True) if int(row[column]) <= iteration)
+    kept = (line for line in lines[1:] if _cell(line, column) <= iteration)
     _rewrite(path, "".join([lines[0], *kept]))
     return header
 
 
+def _cell(line: str, column: int) -> float:
+    try:
+        return int(next(csv.reader([line]))[column])
+    except (ValueError, IndexError, StopIteration, csv.Error):
+        return math.inf
+
+
 def _whole_results(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    return [(line, json.loads(line)) for line in _whole_lines(path)]
+    """The lines of a `result.json`, up to the first that a loss of power has damaged."""
+    found: list[tuple[str, dict[str, Any]]] = []
+    for line in _whole_lines(path):
+        try:
+            result = json.loads(line)
+            int(result[TRAINING_ITERATION])
+        except (ValueError, KeyError, TypeError):
+            break
+        found.append((line, result))
+    return found
 
 
 def _whole_lines(path: Path) -> list[str]:
     """The lines of a file without the last one of a process that was killed while it wrote it."""
     try:
-        with path.open(newline="") as file:
+        with path.open(newline="", errors="replace") as file:
             lines = file.readlines()
     except FileNotFoundError:
         return []
@@ -154,7 +167,7 @@ def _whole_lines(path: Path) -> list[str]:
 
 def _rewrite(path: Path, text: str) -> None:
     if path.exists():
-        with path.open(newline="") as file:
+        with path.open(newline="", errors="replace") as file:
             if file.read() == text:
                 return
         path.write_text(text, newline="")

@@ -104,10 +104,8 @@ class Observer(tune.Callback):
         if status != "KILLED" and trial.path is not None and Path(trial.path).is_dir():
             # Such a trial is trained on after a resume only under a larger budget.
             why = "error" if status == "FAILED" else self._stopper.why(trial.last_result or {})
-            note_end(
-                Path(trial.path),
-                TrialEnd(status="FAILED" if status == "FAILED" else "FINISHED", iteration=own, why=why),
-            )
+            ended = "FAILED" if status == "FAILED" else "FINISHED"
+            note_end(Path(trial.path), TrialEnd(status=ended, iteration=own, why=why, error=error))
         emit(TrialEnded(trial=trial.trial_id, status=status, iteration=own, error=error))  # type: ignore[arg-type]
 
 

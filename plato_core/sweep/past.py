@@ -36,7 +36,7 @@ def past(config: SweepConfig, sweep_dir: Path, points: Mapping[int, int]) -> lis
         if index in points:
             results = [result for result in results if result[TRAINING_ITERATION] <= points[index]]
         elif (end := revival.end_of(folders)) is not None:
-            ended.append(TrialEnded(trial=trial, status=end.status, iteration=end.iteration))
+            ended.append(TrialEnded(trial=trial, status=end.status, iteration=end.iteration, error=end.error))
         if results:
             started.append(TrialStarted(trial=trial, index=index))
         for result in results:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ray.air.constants import TRAINING_ITERATION
 from ray.tune.experiment import Trial
 from ray.tune.search import BasicVariantGenerator
 
@@ -14,6 +15,9 @@ from plato_core.search_space import initial_population
 from plato_core.sweep import folder, lineage, logs, revival
 from plato_core.sweep.packing import Packing
 from plato_core.sweep.scheduler import time_attribute
+from plato_core.sweep.spent import read_spent_s
+from plato_core.sweep.stopping import SweepStopper
+from plato_core.tracking.callback import EndedBefore
 from plato_core.training.spec import Resume, TrialSpec, resumed_config
 
 
@@ -53,6 +57,7 @@ def resumed_configs(config: SweepConfig, configs: list[dict[str, Any]], sweep_di
     for trial in (trial for trial in configs if trial["index"] in indices):
         folders = revival.folders_of(sweep_dir, trial_id_of(trial))
         point = revival.last_point(folders, logs.last_logged(folders))
+        revival.forget_beyond(folders, point)
         points[trial_id_of(trial)] = (0, False) if point is None else (point.iteration, point.exploited)
         if point is None:
             going_on.append(trial)  # it had nothing yet: anew, as it began
@@ -79,28 +84,72 @@ def points_of(configs: list[dict[str, Any]]) -> dict[int, int]:
 def unfinished(config: SweepConfig, sweep_dir: Path) -> list[int]:
     """Returns which trials of a sweep have not come to their end, by their place in the population.
 
+    Writes down the end of a trial that had come to it and was killed or cancelled before that was written.
+
     Args:
         config: The sweep's, whose budget may be larger now.
         sweep_dir: The sweep's folder.
     """
-    ids = [revival.trial_id(sweep_dir.name, index) for index in range(config.num_tune_samples)]
-    ends = [revival.end_of(revival.folders_of(sweep_dir, trial)) for trial in ids]
-    if config.stop_when == "first" and any(end is not None and end.why == "target" for end in ends):
+    stopper = SweepStopper(config)
+    all_folders = {
+        index: revival.folders_of(sweep_dir, revival.trial_id(sweep_dir.name, index))
+        for index in range(config.num_tune_samples)
+    }
+    ends = {
+        index: revival.end_of(folders) or _came_to_its_end(folders, stopper) for index, folders in all_folders.items()
+    }
+    if config.stop_when == "first" and any(end is not None and end.why == "target" for end in ends.values()):
         return []  # it was about to end when it was killed
     sweep_end = folder.read_end(sweep_dir)
     finished = sweep_end is not None and sweep_end.outcome == "finished"
-    return [
-        index for index, end in enumerate(ends) if end is None or _may_go_on(config, end, sweep_dir, finished=finished)
-    ]
+    has_time = config.time_budget_s is None or read_spent_s(sweep_dir) < config.time_budget_s
+    return [index for index, end in ends.items() if _may_go_on(config, end, finished=finished, has_time=has_time)]
 
 
-def _may_go_on(config: SweepConfig, end: revival.TrialEnd, sweep_dir: Path, *, finished: bool) -> bool:
-    """Whether a trial that ended may train on: one that failed, or one that has a larger budget now."""
+def _came_to_its_end(folders: list[Path], stopper: SweepStopper) -> revival.TrialEnd | None:
+    point = revival.last_point(folders, logs.last_logged(folders))
+    if point is None or point.exploited:
+        return None
+    result = next((one for one in logs.results(folders) if one[TRAINING_ITERATION] == point.iteration), {})
+    if (why := stopper.due(result)) is None:
+        return None
+    end = revival.TrialEnd(status="FINISHED", iteration=point.iteration, why=why)
+    revival.note_end(folders[-1], end)
+    return end
+
+
+def _may_go_on(config: SweepConfig, end: revival.TrialEnd | None, *, finished: bool, has_time: bool) -> bool:
+    """Whether a trial may train on: one that has not ended, that failed, or that has a larger budget now."""
+    if end is None:  # of a sweep that finished: it ran out of time before this one's turn
+        return not finished or has_time
     if end.why == "error":
         return not finished  # what made it fail may be mended; of a sweep that finished it is part of the outcome
     if end.why == "iterations":
         return config.max_iterations is None or end.iteration < config.max_iterations
-    return end.why == "time" and (config.time_budget_s is None or logs.spent_s(sweep_dir) < config.time_budget_s)
+    return end.why == "time" and has_time
+
+
+def ended_before(config: SweepConfig, sweep_dir: Path, configs: list[dict[str, Any]]) -> dict[str, EndedBefore]:
+    """Returns what is to be said of the trials that earlier attempts have trained to their end, by their ids.
+
+    Args:
+        config: The sweep's.
+        sweep_dir: The sweep's folder.
+        configs: Of the trials that go on.
+    """
+    going_on = {trial_id_of(trial) for trial in configs}
+    found = {}
+    for index in range(config.num_tune_samples):
+        trial = revival.trial_id(sweep_dir.name, index)
+        folders = revival.folders_of(sweep_dir, trial)
+        if trial in going_on or not folders:
+            continue
+        end, note = revival.end_of(folders), folders[-1] / revival.TRIAL_END_NAME
+        when = (note if end is not None else folders[-1]).stat().st_mtime
+        point = revival.last_point(folders, logs.last_logged(folders))
+        own = None if point is None or point.exploited else point.checkpoint
+        found[trial] = EndedBefore("FINISHED" if end is None else end.status, when, folders[-1], own)
+    return found
 
 
 def begin_logs(trial: dict[str, Any], sweep_dir: Path, attempt: str) -> float:

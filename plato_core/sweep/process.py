@@ -23,7 +23,7 @@ from plato_core.config import SweepConfig
 from plato_core.errors import SweepError, SweepStopped
 from plato_core.sweep.channel import EVENTS_FD
 from plato_core.sweep.events import Event, Failed, SweepEnded, parse
-from plato_core.sweep.folder import CONFIG_NAME, hold, new_sweep_id, write_whole
+from plato_core.sweep.folder import CONFIG_NAME, hold, new_sweep_id, own, write_whole
 from plato_core.sweep.protocol import Go, Prepare
 
 # A cancelled sweep is gone within so many seconds: trials finish an iteration and write a last checkpoint.
@@ -44,6 +44,9 @@ class SweepProcess:
     Attributes:
         sweep_id: The sweep's name, by its time of start.
         sweep_dir: Its folder, with the log of its process.
+
+    Raises:
+        ConfigError: The sweep that is to go on is still being worked on by another process.
     """
 
     def __init__(self, config: SweepConfig, at_once: bool = True) -> None:
@@ -52,9 +55,10 @@ class SweepProcess:
         self.sweep_dir = config.storage_folder / self.sweep_id
         if config.resume is None:
             self.sweep_dir.mkdir(parents=True)
+        self._owned = own(self.sweep_dir)
         self._running = hold(self.sweep_dir)  # before it can be told from other folders, so that it is never pruned
-        own = config.model_copy(update={"resume": None})  # of a sweep that goes on the budget may be larger now
-        write_whole(self.sweep_dir / CONFIG_NAME, own.to_yaml())
+        lasting = config.model_copy(update={"resume": None})  # of a sweep that goes on the budget may be larger now
+        write_whole(self.sweep_dir / CONFIG_NAME, lasting.to_yaml())
         self._begun = False
         self._child: subprocess.Popen[bytes] | None = None
         self._events: queue.Queue[Event | None] = queue.Queue()
@@ -97,8 +101,12 @@ class SweepProcess:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
-        self._running.release()  # not earlier: after `close` the spool may still be written
+        self.release()
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is something to go on with: training was let begin, now or in an earlier attempt."""
+        return self._begun or self.config.resume is not None
 
     def go(self, go: Go) -> None:
         """Lets training begin, tracked as `go` says."""
@@ -168,9 +176,14 @@ class SweepProcess:
         _kill_session(child.pid)
         child.wait()
         shutil.rmtree(self._ray_temp_dir, ignore_errors=True)
-        if not self._begun and self.config.resume is None:
+        if not self.begun:
             shutil.rmtree(self.sweep_dir, ignore_errors=True)  # nothing was run, nothing is kept
-            self._running.release()
+
+    def release(self) -> None:
+        """Closes it and lets others have the sweep: not in `close`, after which the spool may still be written."""
+        self.close()
+        self._running.release()
+        self._owned.release()
 
     def _hang_up(self, child: subprocess.Popen[bytes]) -> None:
         """Closes the child's standard input, which is SIGTERM to it; a signal would leave its listener waiting."""
@@ -241,7 +254,7 @@ def adopt(config: SweepConfig) -> SweepProcess:
     if prepared is not None and prepared.config == config:
         return prepared
     if prepared is not None:
-        prepared.close()
+        prepared.release()
     return SweepProcess(config, at_once=config.resume is None)
 
 
@@ -250,4 +263,4 @@ def discard() -> None:
     global _prepared
     prepared, _prepared = _prepared, None
     if prepared is not None:
-        prepared.close()
+        prepared.release()

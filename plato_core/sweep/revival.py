@@ -58,11 +58,13 @@ class TrialEnd:
         status: FINISHED or FAILED.
         iteration: Its own count then.
         why: `stopping.Why`, or `error`.
+        error: What it failed with, in one line, if it did.
     """
 
     status: Literal["FINISHED", "FAILED"]
     iteration: int
     why: str
+    error: str | None = None
 
 
 def trial_id(sweep_id: str, index: int) -> str:
@@ -137,6 +139,19 @@ def last_point(folders: Iterable[Path], at_most: int) -> Point | None:
             values = note["hyperparameters"] if exploited else dict(manifest.hyperparameters)
             return Point(iteration, path, exploited, values, note["own"])
     return None
+
+
+def forget_beyond(folders: Iterable[Path], point: Point | None) -> None:
+    """Remove what stands beyond the point from which a trial goes on: once its log is past there, it would count."""
+    here = (0, False) if point is None else (point.iteration, point.exploited)
+    for folder in folders:
+        for path in folder.glob("checkpoint_*"):
+            if (manifest := _manifest(path)) is None or (manifest.iteration, False) > here:
+                shutil.rmtree(path, ignore_errors=True)
+        for note in folder.glob(f"{EXPLOITED_PREFIX}*.json"):
+            if (int(note.stem.removeprefix(EXPLOITED_PREFIX)), True) > here:
+                note.unlink()
+                shutil.rmtree(note.with_suffix(""), ignore_errors=True)
 
 
 def forget_attempts_before(attempt: Path, trial: str) -> None:

@@ -25,6 +25,7 @@ from plato_core.sweep.packing import Packing
 from plato_core.sweep.population import Population, begin_logs, name_of, trial_id_of
 from plato_core.sweep.protocol import TRACKING_FOLDER
 from plato_core.sweep.scheduler import build_scheduler
+from plato_core.sweep.spent import SpentTime
 from plato_core.sweep.stopping import SweepStopper, interrupted
 from plato_core.sweep.watch import RayWatch
 from plato_core.tracking.callback import SweepTrackingCallback
@@ -119,6 +120,7 @@ def fit(
     stopper = SweepStopper(config)
     observer = Observer(config.scheduler_metric_name, stopper)
     finish = _Finish(observer)
+    watches = RayWatch(), SpentTime(sweep_dir)
     tuner = tune.Tuner(
         tune.with_resources(AlgorithmTrainable, tune.PlacementGroupFactory(packing.bundles(config.num_env_runners))),
         # Tune wants a template for the points below; every key of every trial is in it.
@@ -143,7 +145,8 @@ def fit(
                 checkpoint_score_order=config.mode,
                 checkpoint_at_end=True,
             ),
-            callbacks=[gate, RayWatch(), tracking, logs.JsonLog(), logs.CsvLog(), observer, finish],
+            # A line in a trial's log says that the tracking has its result: so that comes first.
+            callbacks=[gate, *watches, tracking, logs.JsonLog(), logs.CsvLog(), observer, finish],
             verbose=0,
         ),
     )
@@ -154,7 +157,10 @@ def fit(
     if gate.opened_at is None and not finish.errors:
         raise SweepError("it ended before any trial had started")
     fit_s = ended - (gate.opened_at or ended)
-    seconds = sum(float((result.metrics or {}).get("time_total_s", 0.0)) for result in results) - sum(before.values())
+    # A trial that goes on and had no result any more has nothing to take off from.
+    last = {str(metrics.get("trial_id")): metrics for result in results if (metrics := result.metrics)}
+    totals = {trial: float(last.get(trial, {}).get("time_total_s", 0.0)) for trial in before}
+    seconds = sum(max(0.0, total - before[trial]) for trial, total in totals.items())
     for trial in configs:
         revival.forget_attempts_before(sweep_dir / attempt, trial_id_of(trial))
     return Fitted(fit_s=fit_s, training_slot_s=seconds * packing.cpus_per_trial, slots=packing.slots)

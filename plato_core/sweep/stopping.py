@@ -33,6 +33,10 @@ class StopState:
     out_of_time: bool = False
     running: bool = True
 
+    def spent_now_s(self) -> float:
+        """Returns the seconds for which trials might train, in all attempts of the sweep."""
+        return self.spent_s + (0.0 if self.began is None else time.monotonic() - self.began)
+
     def request(self, reason: str, *, cancelled: bool = False) -> None:
         """Asks for the end of the sweep: each trial stops at its next result, with a checkpoint."""
         if self.reason is None or (cancelled and not self.cancelled):
@@ -70,11 +74,14 @@ class SweepStopper(tune.Stopper):
 
     def why(self, result: dict[str, Any]) -> Why:
         """Returns what ended a trial of which this is the last result."""
-        if self._stop_reward is not None and result.get("episode_reward_mean", math.nan) >= self._stop_reward:
+        return self.due(result) or ("time" if STATE.out_of_time else "sweep")
+
+    def due(self, result: dict[str, Any]) -> Why | None:
+        """Returns why a trial ends with this result by itself; None if it does not."""
+        value = result.get("episode_reward_mean")
+        if self._stop_reward is not None and (math.nan if value is None else value) >= self._stop_reward:
             return "target"
-        if self._out_of_iterations(result):
-            return "iterations"
-        return "time" if STATE.out_of_time else "sweep"
+        return "iterations" if self._out_of_iterations(result) else None
 
     def _out_of_iterations(self, result: dict[str, Any]) -> bool:
         return self._max_iterations is not None and result.get("training_iteration", 0) >= self._max_iterations
@@ -87,13 +94,7 @@ class SweepStopper(tune.Stopper):
         return not STATE.running or time.monotonic() - STATE.since > grace_s
 
     def _ending(self) -> bool:
-        began = STATE.began
-        if (
-            self._budget_s is not None
-            and began is not None
-            and STATE.spent_s + time.monotonic() - began > self._budget_s
-            and STATE.reason is None
-        ):
+        if STATE.reason is None and self._budget_s is not None and STATE.spent_now_s() > self._budget_s:
             STATE.out_of_time = True
             STATE.request(f"the time budget of {self._budget_s:g} s is spent")
         return STATE.reason is not None

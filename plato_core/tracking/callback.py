@@ -10,6 +10,7 @@ import getpass
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, cast
 
@@ -19,12 +20,12 @@ from ray.tune import Callback
 from plato_core.errors import SweepError
 from plato_core.manifest import checkpoint_name, read_manifest
 from plato_core.tracking.hold import hold_file, hold_tree
-from plato_core.tracking.journal import write_json
-from plato_core.tracking.runs import RUNS_NAME, RunRecord, RunTable
+from plato_core.tracking.parent import forget_left_end
+from plato_core.tracking.runs import RunRecord
 from plato_core.tracking.sender import MAX_PARAMS_A_BATCH
 from plato_core.tracking.spool import Spool, Target
 from plato_core.tracking.summary import DrainSummary
-from plato_core.tracking.trial_files import error_line, trial_files
+from plato_core.tracking.trial_files import error_line, files_in, trial_files
 from plato_core.tracking.writer import Writer
 from plato_core.training.metrics import CONTRACT_METRICS, HP_PREFIX, LEARNER_METRICS, MAX_METRIC_NAMES
 
@@ -35,6 +36,25 @@ if TYPE_CHECKING:
 MAX_PARAMS = 200  # Azure ML refuses more
 MAX_PARAM_LENGTH = 500
 REPORT_S = 5.0
+
+
+@dataclass(frozen=True)
+class EndedBefore:
+    """A trial that an earlier process has trained to its end.
+
+    Attributes:
+        status: How it ended.
+        when: The moment, in seconds since the epoch.
+        folder: With its files.
+        checkpoint: Its last one, if it has any of its own.
+    """
+
+    status: Literal["FINISHED", "FAILED"]
+    when: float
+    folder: Path
+    checkpoint: Path | None
+
+
 Scalar = str | int | float | bool | None
 
 
@@ -91,11 +111,6 @@ class SweepTrackingCallback(MLflowLoggerCallback):
         return self.__dict__ | {"_writer": None}
 
     @property
-    def _runs_path(self) -> Path:
-        """Beside the spool: the trials' runs, for a sweep that goes on after the spool is gone."""
-        return self.spool_dir.parent / RUNS_NAME
-
-    @property
     def writer(self) -> Writer:
         """The writer, from the first trial's start until ``drain``."""
         if self._writer is None:
@@ -112,10 +127,8 @@ class SweepTrackingCallback(MLflowLoggerCallback):
         target = self._find_target
         self._target = target if isinstance(target, Target) else target()
         spool = Spool.create(self.spool_dir, self._target)
-        # From Tuner.restore, and from a process whose spool went when all of it was sent.
-        for key, record in [*self._trials.items(), *RunTable(self._runs_path).items()]:
-            spool.runs.record(key).merge(record)
-        for op in spool.journal.unfinished():
+        forget_left_end(spool)
+        for _, op in spool.journal.unfinished():
             if "key" in op:
                 spool.runs.record(op["key"]).note(op)
         self._trials = {key: RunRecord.from_json(record.to_json()) for key, record in spool.runs.items()}
@@ -132,6 +145,8 @@ class SweepTrackingCallback(MLflowLoggerCallback):
             self._create(trial)
         elif record.ended:
             self._status(trial.trial_id, "RUNNING")
+            # Emptied rather than deleted: it may have failed, and may fail again before any of this is sent.
+            self.writer.append({"op": "tags", "key": trial.trial_id, "values": {"plato.error": ""}})
         if (checkpoint := self._restored(trial.config)) is not None:
             self._upload(trial.trial_id, checkpoint)
 
@@ -154,22 +169,6 @@ class SweepTrackingCallback(MLflowLoggerCallback):
     def log_trial_end(self, trial: "Trial", failed: bool = False) -> None:
         """Journal the trial's files and its status, which is set once its uploads are up."""
         self._end(trial, "FAILED" if failed else "KILLED" if self._cancelled() else "FINISHED")
-
-    def get_state(self) -> dict[str, Any]:
-        """What ``Tuner.restore`` needs so that no trial gets a second run."""
-        state: dict[str, Any] = {}
-        for key, record in list(self._trials.items()):
-            known = RunRecord.from_json(record.to_json())
-            if self._writer is not None and key in self._writer.spool.runs:
-                sent = self._writer.spool.runs[key]
-                known.run_id, known.uploaded = sent.run_id, dict(sent.uploaded)
-            state[key] = known.to_json()
-        return {"trials": state}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Take up the state of an earlier process; Tune calls it before any trial starts."""
-        for key, data in state["trials"].items():
-            self._trials.setdefault(key, RunRecord()).merge(RunRecord.from_json(data))
 
     def on_step_end(self, iteration: int, trials: "list[Trial]", **info: Any) -> None:
         """Report, now and then."""
@@ -195,12 +194,24 @@ class SweepTrackingCallback(MLflowLoggerCallback):
         """Send all that is left; see :meth:`Writer.drain`. Where no trial has started there is nothing."""
         if self._writer is None:
             return DrainSummary()
-        for key, record in self._trials.items():  # the spool goes, and Tune may still ask for the state
-            record.merge(self.writer.spool.runs.record(key))
         writer, self._writer = self.writer, None
-        summary = writer.drain(timeout_s, on_progress, limit_s)
-        write_json(self._runs_path, {key: record.to_json() for key, record in list(writer.spool.runs.items())})
-        return summary
+        return writer.drain(timeout_s, on_progress, limit_s)
+
+    def end_before(self, trials: Mapping[str, EndedBefore]) -> None:
+        """Journal the end of trials that earlier processes have trained to it: a kill may have come before that was.
+
+        Args:
+            trials: By their ids. Those without a run are passed over.
+        """
+        for key, ended in trials.items():
+            record = self._trials.get(key)
+            if record is None or self._writer is None:
+                continue
+            if ended.checkpoint is not None:
+                self._upload(key, ended.checkpoint)
+            if not record.ended:
+                self._upload_files(key, files_in([ended.folder]))
+            self._status(key, ended.status, round(ended.when * 1000))
 
     # ---- inside
 
@@ -249,9 +260,19 @@ class SweepTrackingCallback(MLflowLoggerCallback):
             }
         )
 
-    def _status(self, key: str, status: Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]) -> None:
+    def _status(
+        self, key: str, status: Literal["RUNNING", "FINISHED", "FAILED", "KILLED"], when_ms: int | None = None
+    ) -> None:
         self._trials[key].ended = status != "RUNNING"
-        self.writer.append({"op": "status", "key": key, "status": status, "time": _now_ms()})
+        self.writer.append({"op": "status", "key": key, "status": status, "time": when_ms or _now_ms()})
+
+    def _upload_files(self, key: str, files: Mapping[str, Path]) -> None:
+        spool = self.writer.spool
+        for name, source in files.items():
+            held = spool.held(key, name)
+            held.unlink(missing_ok=True)
+            hold_file(source, held)
+            self.writer.append({"op": "file", "key": key, "path": spool.relative(held)})
 
     def _end(self, trial: "Trial", status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
         if trial.trial_id not in self._trials:
@@ -260,12 +281,7 @@ class SweepTrackingCallback(MLflowLoggerCallback):
             self.log_trial_start(trial)  # it failed before it had started
         if self._trials[trial.trial_id].ended:
             return
-        spool = self.writer.spool
-        for name, source in trial_files(trial).items():
-            held = spool.held(trial.trial_id, name)
-            held.unlink(missing_ok=True)
-            hold_file(source, held)
-            self.writer.append({"op": "file", "key": trial.trial_id, "path": spool.relative(held)})
+        self._upload_files(trial.trial_id, trial_files(trial))
         if status == "FAILED" and (error := error_line(trial)):
             self.writer.append({"op": "tags", "key": trial.trial_id, "values": {"plato.error": error}})
         self._status(trial.trial_id, status)

@@ -30,6 +30,10 @@ class Journal:
 
     ``append`` may be called from any thread; ``read``, ``done`` and ``commit`` belong to one reader.
 
+    Attributes:
+        cursor_lost: Whether what was done is not known, as a loss of power has damaged ``cursor.json``. All that is
+            still there counts as not done then.
+
     Args:
         directory: Where its files are; made if missing. A journal that is there already is continued: a
             last line that was cut off by a kill is dropped, and reading begins with the first operation
@@ -43,9 +47,13 @@ class Journal:
         self._lock = threading.Lock()
         self._reader: BinaryIO | None = None
         directory.mkdir(parents=True, exist_ok=True)
-        self._low, self._done = _read_cursor(directory / "cursor.json")  # all below _low is done
+        self.cursor_lost = False
+        try:
+            self._low, self._done = _read_cursor(directory / "cursor.json")  # all below _low is done
+        except (ValueError, KeyError, TypeError):
+            self._low, self._done, self.cursor_lost = 1, set(), True
         self._committed = (self._low, len(self._done))
-        segments = sorted(directory.glob(_PATTERN))
+        segments = segments_in(directory)
         self._segments = [_first_number(path) for path in segments]
         if segments:
             self._low = max(self._low, self._segments[0])
@@ -105,15 +113,15 @@ class Journal:
                 found.append((number, _parse(line)))
         return found
 
-    def unfinished(self) -> Iterator[dict[str, Any]]:
-        """All operations that are not done, oldest first, without taking them from ``read``."""
+    def unfinished(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """All operations that are not done with their numbers, oldest first, without taking them from ``read``."""
         with self._lock:
             low, done, segments = self._low, set(self._done), list(self._segments)
         for first in segments:
             with self._path(first).open("rb") as file:
                 for number, line in enumerate(file, first):
                     if number >= low and number not in done:
-                        yield _parse(line)
+                        yield number, _parse(line)
 
     def done(self, numbers: Iterable[int]) -> None:
         """Note that these operations are done; ``commit`` makes it last."""
@@ -173,12 +181,17 @@ def pending(directory: Path) -> int:
         ValueError: What it holds is damaged.
     """
     low, done = _read_cursor(directory / "cursor.json")
-    segments = sorted(directory.glob(_PATTERN))
+    segments = segments_in(directory)
     if not segments:
         return 0
     last = segments[-1]
     end = _first_number(last) + last.read_bytes().count(b"\n")
     return max(0, end - max(low, _first_number(segments[0])) - len(done))
+
+
+def segments_in(directory: Path) -> list[Path]:
+    """The journal's files with operations in a folder, oldest first."""
+    return sorted(directory.glob(_PATTERN))
 
 
 def write_json(path: Path, value: Any) -> None:

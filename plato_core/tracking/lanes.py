@@ -45,6 +45,8 @@ class Lane:
         key: The trial.
         create: The operation that creates its run, until that exists.
         create_tried: Whether a request to create it went out, so that it may exist though no answer came.
+        run_known: Whether its run's id is known, and where it stood in the store when this process came to it.
+        sent_before: The last step of which the store had points then, -1 if there were none.
         log: Metrics, params and tags, in order.
         jobs: Uploads and deletions.
         statuses: Changes of the run's status; they wait for the rest.
@@ -53,6 +55,8 @@ class Lane:
     key: str
     create: Numbered | None = None
     create_tried: bool = False
+    run_known: bool = False
+    sent_before: int = -1
     log: deque[Numbered] = field(default_factory=deque)
     jobs: list[Job] = field(default_factory=list)
     statuses: deque[Numbered] = field(default_factory=deque)

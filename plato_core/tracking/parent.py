@@ -154,6 +154,20 @@ def leave_to_flush(
     spool.close()
 
 
+def forget_left_end(spool: Spool) -> None:
+    """Drop an end that was left to ``plato flush`` and not sent: the sweep goes on.
+
+    Args:
+        spool: The sweep's, from which nothing is being sent yet.
+    """
+    for number, op in list(spool.journal.unfinished()):
+        if op.get("key") == _PARENT_KEY:
+            spool.journal.done([number])
+            if "path" in op:
+                spool.release(op["path"])
+    spool.journal.commit()
+
+
 def upload_lineage(tracking_uri: str, run_id: str, path: Path) -> None:
     """Upload ``lineage.jsonl`` to the parent run.
 

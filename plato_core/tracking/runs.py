@@ -1,5 +1,6 @@
 """What the writer knows of each trial's run, kept with the spool so that another process can go on."""
 
+import contextlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -40,14 +41,6 @@ class RunRecord:
             case "status":
                 self.ended = op["status"] != "RUNNING"
 
-    def merge(self, other: "RunRecord") -> None:
-        """Take over what another record of the same trial knows beyond this one."""
-        self.run_id = self.run_id or other.run_id
-        self.step = max(self.step, other.step)
-        self.checkpoint = max(self.checkpoint, other.checkpoint)
-        self.ended = self.ended or other.ended
-        self.uploaded = other.uploaded | self.uploaded
-
     def to_json(self) -> dict[str, Any]:
         """As JSON has it."""
         return asdict(self)
@@ -60,18 +53,36 @@ class RunRecord:
 
 
 class RunTable(dict[str, RunRecord]):
-    """The records by trial id, on disk in ``runs.json``."""
+    """The records by trial id, on disk in ``runs.json``.
+
+    A file that a loss of power has damaged counts as none: the writer asks the store then.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self._path = path
-        if path.exists():
-            self.update({k: RunRecord.from_json(v) for k, v in json.loads(path.read_text()).items()})
+        with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+            self.update({k: RunRecord.from_json(v) for k, v in json.loads(path.read_bytes()).items()})
+
+    @classmethod
+    def of_spool(cls, spool: Path) -> "RunTable":
+        """What is known of a sweep's runs.
+
+        Args:
+            spool: The sweep's spool. Of a trial that it does not know, what an earlier spool has left in the sweep's
+                folder counts; where it is gone, all that was left there.
+        """
+        left = cls(spool.parent / RUNS_NAME)
+        if not spool.is_dir():
+            return left
+        table = cls(spool / RUNS_NAME)
+        table.update({key: record for key, record in left.items() if key not in table})
+        return table
 
     def record(self, key: str) -> RunRecord:
         """The trial's record, made if there is none."""
         return self.setdefault(key, RunRecord())
 
-    def save(self) -> None:
-        """Write them down."""
-        write_json(self._path, {key: record.to_json() for key, record in list(self.items())})
+    def save(self, path: Path | None = None) -> None:
+        """Write them down, where they were read if nothing else is said."""
+        write_json(path or self._path, {key: record.to_json() for key, record in list(self.items())})

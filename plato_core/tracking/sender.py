@@ -7,6 +7,7 @@ later). Each may be called again after any outcome without doing anything twice.
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,6 +67,21 @@ def outcome() -> Iterator[None]:
         raise (Refused if final else Away)(_one_line(error)) from error
 
 
+@dataclass(frozen=True)
+class FoundRun:
+    """A trial's run that is in the store already.
+
+    Attributes:
+        run_id: Its id.
+        step: The last step of which it has points, -1 if it has none.
+        running: Whether it has not ended.
+    """
+
+    run_id: str
+    step: int
+    running: bool
+
+
 class Sender:
     """Sends operations to one experiment of one store.
 
@@ -95,7 +111,7 @@ class Sender:
         except PlatoError as error:
             raise Away(str(error)) from error
 
-    def find_run(self, key: str) -> str | None:
+    def find_run(self, key: str) -> "FoundRun | None":
         """The run of this sweep's trial ``key``, if the store has one; of several the oldest."""
         client = self.client
         with outcome():
@@ -103,7 +119,12 @@ class Sender:
                 [self.experiment_id],
                 filter_string=f"tags.plato.sweep_id = '{self.sweep_id}' and tags.plato.trial_id = '{key}'",
             )
-        return min(runs, key=lambda run: run.info.start_time).info.run_id if runs else None
+        if not runs:
+            return None
+        run = min(runs, key=lambda run: run.info.start_time)
+        # Its value is the step: a trial's own count.
+        step = int(run.data.metrics.get("training_iteration", -1))
+        return FoundRun(run.info.run_id, step, run.info.status == "RUNNING")
 
     def create_run(self, op: CreateRun) -> str:
         """Create the run and return its id. To repeat it, look with :meth:`find_run` first."""
@@ -142,12 +163,18 @@ class Sender:
 
     def set_status(self, run_id: str, op: SetStatus) -> None:
         """End the run with a status and a time, or take it up again."""
+        if op["status"] == "RUNNING":
+            self.take_up(run_id)
+            return
         client = self.client
         with outcome():
-            if op["status"] == "RUNNING":
-                client.update_run(run_id, status="RUNNING")
-            else:
-                client.set_terminated(run_id, status=op["status"], end_time=op["time"])
+            client.set_terminated(run_id, status=op["status"], end_time=op["time"])
+
+    def take_up(self, run_id: str) -> None:
+        """Say that a run that had ended goes on."""
+        client = self.client
+        with outcome():
+            client.update_run(run_id, status="RUNNING")
 
     def upload_checkpoint(self, run_id: str, directory: Path) -> int:
         """Upload a checkpoint, its manifest last; returns the bytes sent."""

@@ -8,6 +8,8 @@
     held/           checkpoints and files that are still to be uploaded
     rejected.jsonl  operations that the store refused for good, each with its error
     lock            locked as long as a process sends from here
+
+When all of it is in the store the folder goes, and only ``runs.json`` stays, in the sweep's folder above it.
 """
 
 import fcntl
@@ -23,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from plato_core.errors import ConfigError, TrackingError
 from plato_core.tracking.client import absolute_uri, redact
-from plato_core.tracking.journal import Journal, write_json
+from plato_core.tracking.journal import Journal, segments_in, write_json
 from plato_core.tracking.runs import RUNS_NAME, RunTable
 
 if TYPE_CHECKING:
@@ -58,6 +60,10 @@ class Target(BaseModel):
 class Spool:
     """A spool that this process has to itself.
 
+    Attributes:
+        used_before: Whether an earlier process has sent for this sweep, so that the store may know more than is
+            written down here.
+
     Args:
         directory: The folder; :meth:`create` makes one, and the constructor opens what is there.
 
@@ -69,9 +75,11 @@ class Spool:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.target = _read_target(directory)
+        self._left_runs = directory.parent / RUNS_NAME
+        self.used_before = (directory / "lock").exists() or self._left_runs.exists()
         self._lock = _lock(directory / "lock")
         self.journal = Journal(directory)
-        self.runs = RunTable(directory / RUNS_NAME)
+        self.runs = RunTable.of_spool(directory)
 
     @classmethod
     def create(cls, directory: Path, target: Target) -> "Spool":
@@ -117,9 +125,12 @@ class Spool:
         return count_rejected(self.directory)
 
     def close(self, *, remove: bool = False) -> None:
-        """Close the files and let another process send; with ``remove`` the folder goes too."""
+        """Close the files and let another process send; with ``remove`` the folder goes too, and the runs stay."""
         self.journal.close()
         if remove:
+            self.runs.save(self._left_runs)
+            for segment in segments_in(self.directory):  # first: killed in the middle, it must not be sent again
+                segment.unlink()
             shutil.rmtree(self.directory, ignore_errors=True)
         os.close(self._lock)
 

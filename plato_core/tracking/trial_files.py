@@ -1,6 +1,7 @@
 """The files that Tune and the trainable write about a trial, wherever they are."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -17,10 +18,15 @@ _FAILURE = re.compile(r"^Failure # \d+ \(occurred at .*\)\n", re.MULTILINE)
 def trial_files(trial: "Trial") -> dict[str, Path]:
     """Where the artifacts of a trial are, by the names they get in the store.
 
-    Those that do not exist are left out. Tune's loggers write on the driver, into a staging folder that is
-    copied to the storage path now and then; the trainable's own files are in its working folder or, once
-    copied, in the storage path.
+    Those that do not exist are left out. Tune writes on the driver, into a staging folder that is copied to the storage
+    path now and then; the logs are in the storage path from the first line on, and the trainable's own files are in
+    its working folder or, once copied, in the storage path.
     """
+    return files_in(_folders(trial))
+
+
+def files_in(folders: Sequence[Path]) -> dict[str, Path]:
+    """Where the artifacts of a trial are in some folders, the first that has one; see `trial_files`."""
     wanted = {
         "params.json": ("algorithm_config.json", "params.json"),
         "progress.csv": ("progress.csv",),
@@ -28,7 +34,7 @@ def trial_files(trial: "Trial") -> dict[str, Path]:
     }
     found: dict[str, Path] = {}
     for artifact, names in wanted.items():
-        places = [folder / name for name in names for folder in _folders(trial)]
+        places = [folder / name for name in names for folder in folders]
         existing = next((place for place in places if place.is_file()), None)
         if existing is not None:
             found[artifact] = existing

@@ -45,8 +45,6 @@ class Writer:
         self.spool = spool
         target = spool.target
         self._sender = Sender(target.tracking_uri, target.experiment_id, target.sweep_id)
-        # An earlier process may have created runs that it got no answer about.
-        self._resumed = spool.journal.pending > 0
         self._lanes: dict[str, Lane] = {}
         self._wake = threading.Event()
         self._stop = threading.Event()
@@ -179,6 +177,9 @@ class Writer:
             if op["op"] not in _KINDS:
                 self._ledger.reject(number, op, "not an operation")
                 continue
+            if self.spool.journal.cursor_lost and "path" in op and not (self.spool.directory / op["path"]).exists():
+                self.spool.journal.done([number])  # it was let go of, so it was sent
+                continue
             self.spool.runs.record(op["key"]).note(op)
             self._ledger.runs_changed = True
             lane = self._lanes.get(op["key"])
@@ -227,17 +228,22 @@ class Writer:
 
     def _run_id(self, lane: Lane) -> str:
         record = self.spool.runs.record(lane.key)
-        if record.run_id is None:
-            run_id = None
-            if self._resumed or lane.create_tried or lane.create is None:
-                run_id = self._sender.find_run(lane.key)
-            if run_id is None and lane.create is not None:
+        if not lane.run_known:
+            # What an earlier process, or a request without an answer, came to is what the store says: what is written
+            # here may be older, or lost.
+            found = self._sender.find_run(lane.key) if self.spool.used_before or lane.create_tried else None
+            if found is not None:
+                record.run_id, lane.sent_before = found.run_id, found.step
+                if lane.create is not None and not found.running:
+                    self._sender.take_up(found.run_id)
+            elif record.run_id is None and lane.create is not None:
                 lane.create_tried = True
-                run_id = self._sender.create_run(cast(CreateRun, lane.create[1]))
-            if run_id is None:
+                record.run_id = self._sender.create_run(cast(CreateRun, lane.create[1]))
+            if record.run_id is None:
                 raise Refused(f"the store has no run of trial {lane.key}")
-            record.run_id = run_id
+            lane.run_known = True
             self.spool.runs.save()
+        assert record.run_id is not None
         if lane.create is not None:
             self.spool.journal.done([lane.create[0]])
             lane.create = None
@@ -245,8 +251,10 @@ class Writer:
 
     def _log(self, lane: Lane, run_id: str, batch: list[Numbered]) -> None:
         """Send the head of ``lane.log``; of a refused batch, set aside only the operations at fault."""
+        # A step that is trained again is other points for MLflow, which would keep both.
+        ops = [op for _, op in batch if op["op"] != "metrics" or op["step"] > lane.sent_before]
         try:
-            points = self._sender.log(run_id, cast(list[LogOp], [op for _, op in batch]))
+            points = self._sender.log(run_id, cast(list[LogOp], ops)) if ops else 0
         except Refused as error:
             if len(batch) > 1:
                 self._log(lane, run_id, batch[: len(batch) // 2])

@@ -82,6 +82,7 @@ def assert_complete(script: Script, trials: int, iterations: int = ITERATIONS) -
     runs = tracked(script.store)
     assert runs.parent.info.status == "FINISHED"
     assert "plato.error" not in runs.parent.data.tags
+    assert len(runs.children) == trials
     found = trials_of(script)
     assert sorted(found) == [f"{index:05d}" for index in range(trials)]
     exploits = {

@@ -231,7 +231,8 @@ def test_a_cancelled_run_ends_in_order_and_goes_on(stack: Stack, how: str) -> No
     wait_until(lambda: state(stack, run) == "Cancelled", "it is cancelled", 60)
     assert not [line for line in stack.processes() if "ray" in line or "plato_core.sweep" in line]
     print(f"cancelled by {how} after {time.monotonic() - before:.1f} s")
-    assert f"retry this run, or: plato sweep --resume {folder.name}" in str(logged(stack, run))
+    way_on = f"retry this run, or: plato sweep --resume {folder.name}"
+    wait_until(lambda: way_on in str(logged(stack, run)), "its log says how to go on", 30)
     parent, trials = tracked(stack, folder)
     assert [one.info.status for one in (parent, *trials)] == ["KILLED"] * 3
     for trial in trials:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -98,6 +101,12 @@ def track(storage: Path, sweep_id: str, store: str) -> Tracked:
 def closed_runs(closings: list[Closing]) -> dict[str, int]:
     assert [closing.error for closing in closings if closing.error] == []
     return {closing.sweep_id: len(closing.runs) for closing in closings}
+
+
+def wait_until_sent(callback: SweepTrackingCallback) -> None:
+    deadline = time.monotonic() + 30
+    while callback.writer.summary().pending_ops and time.monotonic() < deadline:
+        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -200,6 +209,31 @@ def test_a_resumed_sweeps_runs_are_running_again_and_finish(tmp_path: Path, stor
     close_parent(store, sweep.parent.run_id, "FINISHED")
     assert sweep.statuses() == {"FINISHED"}
     assert len(sweep.runs()) == 3
+
+
+def test_what_a_dead_sweep_had_sent_is_not_sent_again_after_its_runs_were_closed(tmp_path: Path, store: str) -> None:
+    dead = track(tmp_path / "sweeps", DEAD, store)
+    alive = replace(dead, config=dead.config.model_copy(update={"storage_path": str(tmp_path / "alive")}))
+    callback = alive.callback()
+    callback.log_trial_start(dead.trial(0))
+    for step in (1, 2):
+        callback.log_trial_result(step, dead.trial(0), {"training_iteration": step, "pid": 1})
+    wait_until_sent(callback)
+    shutil.copytree(alive.sweep_dir / "tracking", dead.sweep_dir / "tracking")  # as `kill -9` leaves it
+    callback.drain(30)
+    assert closed_runs(close_left_running(tmp_path / "sweeps")) == {DEAD: 2}
+    assert flush_command(dead.sweep_dir) == 0
+    known = json.loads((dead.sweep_dir / "runs.json").read_text())
+    assert [(record["step"], record["ended"]) for record in known.values()] == [(2, True)]
+    callback = dead.callback()
+    callback.log_trial_start(dead.trial(0))
+    for step in (2, 3):
+        callback.log_trial_result(step, dead.trial(0), {"training_iteration": step, "pid": 2})
+    callback.drain(30)
+    (run,) = [run for run in dead.runs() if run.info.run_id != dead.parent.run_id]
+    assert run.info.status == "RUNNING"
+    points = make_client(store).get_metric_history(run.info.run_id, "pid")
+    assert [(point.step, point.value) for point in points] == [(1, 1.0), (2, 1.0), (3, 2.0)]
 
 
 def test_runs_that_a_later_flush_makes_are_closed_too(tmp_path: Path, proxy: Proxy) -> None:

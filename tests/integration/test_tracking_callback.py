@@ -3,6 +3,7 @@
 import json
 import pickle
 import random
+import shutil
 import sys
 import threading
 import time
@@ -22,8 +23,8 @@ from ray.tune.schedulers import PopulationBasedTraining
 
 from plato_core.manifest import write_manifest
 from plato_core.tracking.callback import SweepTrackingCallback
-from plato_core.tracking.parent import ParentRun, open_parent
-from plato_core.tracking.spool import Target
+from plato_core.tracking.parent import ParentRun, leave_to_flush, open_parent, reopen_parent
+from plato_core.tracking.spool import Target, flush_command
 from plato_core.training.metrics import CONTRACT_METRICS, LEARNER_METRICS
 
 
@@ -108,18 +109,22 @@ def parent(uri: str) -> ParentRun:
     return open_parent(uri, "pbt", "sweep", {}, {})
 
 
+def _target(uri: str, parent: ParentRun) -> Target:
+    return Target(
+        tracking_uri=uri,
+        experiment_id=parent.experiment_id,
+        parent_run_id=parent.run_id,
+        sweep_id="sweep-1",
+        keep_checkpoints=1,
+        mode="max",
+    )
+
+
 def _callback(
     folder: Path, uri: str, parent: ParentRun, tuned: tuple[str, ...] = ("lr",), **more: Any
 ) -> SweepTrackingCallback:
     return SweepTrackingCallback(
-        target=Target(
-            tracking_uri=uri,
-            experiment_id=parent.experiment_id,
-            parent_run_id=parent.run_id,
-            sweep_id="sweep-1",
-            keep_checkpoints=1,
-            mode="max",
-        ),
+        target=_target(uri, parent),
         spool_dir=folder / "tracking",
         tuned=tuned,
         params=initial_params,
@@ -225,6 +230,7 @@ def test_a_failed_trial_says_why_and_goes_on_in_the_same_run_after_a_restore(
     assert {run.info.run_id for run in runs} == failed.keys(), "no trial has a second run"
     for run in runs:
         assert run.info.status == "FINISHED"
+        assert run.data.tags["plato.error"] == "", "it went on and did not fail again"
         steps = _steps(uri, run, "training_iteration")
         assert steps == sorted(set(steps))
         assert steps[-1] == 6
@@ -263,6 +269,53 @@ def _trial(folder: Path, trial_id: str) -> Trial:
     storage = StorageContext(storage_path=str(folder), experiment_dir_name="tune", trial_dir_name=trial_id)
     config = {"spec": {}, "hyperparameters": {"lr": 0.1}}
     return Trial("Counting", trial_id=trial_id, config=config, storage=storage, stub=True)
+
+
+def _checkpoint(callback: SweepTrackingCallback, trial: Trial, folder: Path, iteration: int) -> None:
+    folder.mkdir(parents=True)
+    (folder / "weight.json").write_text("1.0")
+    write_manifest(
+        folder,
+        sweep_id="sweep-1",
+        trial_id=trial.trial_id,
+        trial_name=str(trial),
+        iteration=iteration,
+        metric="episode_reward_mean",
+        score=float(iteration),
+        hyperparameters={},
+        versions={},
+    )
+    callback.on_checkpoint(iteration, [trial], trial, tune.Checkpoint(str(folder)))
+
+
+def _killed(folder: Path, uri: str, parent: ParentRun, trial: Trial) -> Path:
+    """A sweep's folder as `kill -9` leaves it: the trial's first three steps and a checkpoint are in the store."""
+    callback = _callback(folder / "alive", uri, parent)
+    callback.log_trial_start(trial)
+    for step in (1, 2, 3):
+        callback.log_trial_result(step, trial, {"training_iteration": step})
+    _checkpoint(callback, trial, folder / "first", 2)
+    deadline = time.monotonic() + 30
+    while callback.writer.summary().pending_ops and time.monotonic() < deadline:
+        time.sleep(0.02)
+    shutil.copytree(callback.spool_dir, folder / "killed" / "tracking")  # what is on the disk at any moment
+    assert callback.drain(30).complete
+    return folder / "killed"
+
+
+def _assert_goes_on(sweep: Path, uri: str, parent: ParentRun, trial: Trial) -> None:
+    """Steps 2 and 3 are trained again, and 4 is new; nothing of it is in the store twice."""
+    callback = _callback(sweep, uri, parent)
+    callback.log_trial_start(trial)
+    for step in (2, 3, 4):
+        callback.log_trial_result(step, trial, {"training_iteration": step})
+    _checkpoint(callback, trial, sweep / "second", 4)
+    callback.log_trial_end(trial)
+    summary = callback.drain(30)
+    assert summary.complete, summary.describe()
+    (run,) = _children(uri, parent)
+    assert run.info.status == "FINISHED"
+    assert _steps(uri, run, "training_iteration") == [1, 2, 3, 4]
 
 
 def _journaled(folder: Path) -> list[dict[str, Any]]:
@@ -367,3 +420,69 @@ def test_a_sweep_in_which_no_trial_started_has_nothing_to_send(tmp_path: Path, u
     callback.on_experiment_end([_trial(tmp_path, "a0001")])
     assert callback.drain(30).complete
     assert _children(uri, parent) == []
+
+
+@pytest.mark.parametrize("flushed", [False, True])
+def test_a_killed_sweep_goes_on_in_the_same_runs_also_after_a_flush(
+    tmp_path: Path, uri: str, parent: ParentRun, flushed: bool
+) -> None:
+    trial = _trial(tmp_path, "a0001")
+    sweep = _killed(tmp_path, uri, parent, trial)
+    if flushed:
+        assert flush_command(sweep) == 0
+        assert not (sweep / "tracking").exists()
+    _assert_goes_on(sweep, uri, parent, trial)
+    (run,) = _children(uri, parent)
+    names = [file.path for file in MlflowClient(uri).list_artifacts(run.info.run_id)]
+    assert names == ["checkpoint_000004"], "what the first attempt had sent is known, and deleted"
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 60], ids=["empty", "zeros"])
+@pytest.mark.parametrize("name", ["tracking/runs.json", "tracking/cursor.json"])
+def test_a_spool_damaged_by_a_loss_of_power_goes_on_in_the_same_runs(
+    tmp_path: Path, uri: str, parent: ParentRun, name: str, content: bytes
+) -> None:
+    trial = _trial(tmp_path, "a0001")
+    sweep = _killed(tmp_path, uri, parent, trial)
+    assert (sweep / name).exists()
+    (sweep / name).write_bytes(content)
+    _assert_goes_on(sweep, uri, parent, trial)
+
+
+def test_a_trial_whose_record_is_damaged_is_running_while_it_goes_on(
+    tmp_path: Path, uri: str, parent: ParentRun
+) -> None:
+    trial = _trial(tmp_path, "a0001")
+    callback = _callback(tmp_path, uri, parent, cancelled=lambda: True)
+    callback.log_trial_start(trial)
+    callback.log_trial_result(1, trial, {"training_iteration": 1})
+    callback.log_trial_end(trial)
+    assert callback.drain(30).complete
+    assert [run.info.status for run in _children(uri, parent)] == ["KILLED"]
+    (tmp_path / "runs.json").write_bytes(b"\0" * 60)
+    callback = _callback(tmp_path, uri, parent)
+    callback.log_trial_start(trial)
+    callback.log_trial_result(1, trial, {"training_iteration": 1})
+    assert callback.drain(30).complete
+    (run,) = _children(uri, parent)
+    assert run.info.status == "RUNNING"
+    assert _steps(uri, run, "training_iteration") == [1]
+
+
+def test_the_end_that_a_sweep_left_to_flush_does_not_end_it_once_it_goes_on(
+    tmp_path: Path, uri: str, parent: ParentRun
+) -> None:
+    (tmp_path / "lineage.jsonl").touch()
+    left = {"plato.error": "cancelled"}
+    files = [tmp_path / "lineage.jsonl"]
+    leave_to_flush(
+        tmp_path / "tracking", _target(uri, parent), "KILLED", tags=left, metrics={"fit_s": 1.0}, files=files
+    )
+    reopen_parent(uri, parent)
+    callback = _callback(tmp_path, uri, parent)
+    callback.log_trial_start(_trial(tmp_path, "a0001"))
+    assert callback.drain(30).complete
+    run = MlflowClient(uri).get_run(parent.run_id)
+    assert run.info.status == "RUNNING"
+    assert "plato.error" not in run.data.tags
+    assert len(_children(uri, parent)) == 1

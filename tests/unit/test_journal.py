@@ -55,8 +55,8 @@ def test_reading_resumes_behind_what_is_done(tmp_path: Path) -> None:
     journal.done([1, 2, 4, 6])
     journal.close()
     again = Journal(tmp_path)
-    assert [op["n"] for op in again.unfinished()] == [2, 4]
-    assert again.read(10) == [(3, {"op": "tags", "n": 2}), (5, {"op": "tags", "n": 4})]
+    assert list(again.unfinished()) == [(3, {"op": "tags", "n": 2}), (5, {"op": "tags", "n": 4})]
+    assert again.read(10) == list(again.unfinished())
     assert again.pending == 2
 
 

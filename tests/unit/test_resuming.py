@@ -1,13 +1,20 @@
 """Which sweep `--resume` means, and what may differ."""
 
+import fcntl
+import os
+import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
+from plato_core.config import SweepConfig
+from plato_core.config_form import form_values, from_form
 from plato_core.config_sources import load_config
 from plato_core.errors import ConfigError
 from plato_core.resuming import find_sweep, resumed_config, write_parent
-from plato_core.sweep import folder
+from plato_core.sweep import folder, process
 from plato_core.tracking.parent import ParentRun
 
 OLD, MIDDLE, NEW = "20260801-020000-aaaaaa", "20260802-020000-bbbbbb", "20260803-020000-cccccc"
@@ -45,13 +52,82 @@ def test_nothing_to_resume_is_said(tmp_path: Path) -> None:
         find_sweep(tmp_path / "none", "last")
 
 
-def test_a_sweep_that_runs_is_not_taken_up_beside_itself(storage: Path) -> None:
+@pytest.mark.parametrize("named", ["last", MIDDLE])
+def test_a_sweep_that_still_ends_is_waited_for_and_none_taken_instead(storage: Path, named: str) -> None:
     held = folder.hold(storage / MIDDLE)
-    with pytest.raises(ConfigError, match=f"sweep {MIDDLE} is running"):
+    with pytest.raises(ConfigError, match=f"sweep {MIDDLE} is still running on this machine; stop it, or wait"):
+        find_sweep(storage, named, patience_s=0.1)
+    threading.Timer(0.1, held.release).start()
+    assert find_sweep(storage, named, patience_s=30.0).name == MIDDLE
+
+
+def test_nobody_waits_for_the_end_of_a_named_sweep_whose_parent_lives(
+    storage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it waits"))
+    owned, held = folder.own(storage / MIDDLE), folder.hold(storage / MIDDLE)
+    with pytest.raises(ConfigError, match=f"sweep {MIDDLE} is still running"):
         find_sweep(storage, MIDDLE)
-    assert find_sweep(storage, "last").name == OLD
     held.release()
-    assert find_sweep(storage, "last").name == MIDDLE
+    owned.release()
+    assert find_sweep(storage, MIDDLE).name == MIDDLE
+
+
+@pytest.mark.parametrize("named", ["last", MIDDLE])
+def test_a_sweep_whose_results_are_being_sent_is_refused(storage: Path, named: str) -> None:
+    (storage / MIDDLE / "tracking").mkdir()
+    with (storage / MIDDLE / "tracking" / "lock").open("w") as flushing:
+        fcntl.flock(flushing, fcntl.LOCK_EX)
+        with pytest.raises(ConfigError, match=f"the results of sweep {MIDDLE} are just being sent by plato flush"):
+            find_sweep(storage, named, patience_s=0.0)
+    assert find_sweep(storage, named).name == MIDDLE
+
+
+def going_on(storage: Path, max_iterations: int) -> SweepConfig:
+    config = resumed_config(storage / OLD, {"max_iterations": max_iterations})
+    return config.model_copy(update={"storage_path": str(storage)})
+
+
+def test_of_two_that_go_on_with_a_sweep_the_second_touches_nothing(storage: Path) -> None:
+    first, second = going_on(storage, 40), going_on(storage, 80)
+    with process.SweepProcess(first, at_once=False) as winner:
+        before = (winner.sweep_dir / folder.CONFIG_NAME).read_text()
+        with pytest.raises(ConfigError, match=f"sweep {OLD} is still running"):
+            process.SweepProcess(second, at_once=False)
+        assert (winner.sweep_dir / folder.CONFIG_NAME).read_text() == before
+    with process.SweepProcess(second, at_once=False):
+        assert resumed_config(storage / OLD, {}).max_iterations == 80
+
+
+def test_a_sweep_that_lost_its_parent_has_a_new_one_when_its_own_process_has_ended(storage: Path) -> None:
+    orphan = folder.hold(storage / OLD)
+    with pytest.raises(ConfigError, match=f"sweep {OLD} is still running"):
+        folder.own(storage / OLD, patience_s=0.1)
+    assert not folder.has_parent(storage / OLD)
+    threading.Timer(0.1, orphan.release).start()
+    folder.own(storage / OLD, patience_s=30.0).release()
+
+
+def test_a_sweeps_process_is_no_parent_when_its_parent_is_killed(storage: Path) -> None:
+    with process.SweepProcess(going_on(storage, 40)) as running:
+        assert running._child is not None
+        os.kill(running._child.pid, signal.SIGSTOP)
+        assert folder.has_parent(running.sweep_dir)
+        running._owned.release()  # as the kernel does
+        assert not folder.has_parent(running.sweep_dir)
+
+
+def test_a_process_that_was_started_ahead_in_vain_gives_the_sweep_back(
+    storage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process.SweepProcess, "_start", lambda self: None)
+    process.prepare(going_on(storage, 50))
+    with process.adopt(going_on(storage, 80)) as adopted:
+        assert adopted.config.max_iterations == 80
+    process.prepare(going_on(storage, 80))
+    process.discard()
+    assert not folder.has_parent(storage / OLD)
+    assert not folder.is_running(storage / OLD)
 
 
 def test_a_sweep_goes_on_with_its_own_settings(storage: Path) -> None:
@@ -66,6 +142,13 @@ def test_a_larger_budget_may_be_given_and_a_smaller_one_not(storage: Path) -> No
         resumed_config(storage / OLD, {"max_iterations": 10})
 
 
+def test_a_limit_for_a_sweep_that_had_none_is_refused(storage: Path) -> None:
+    config = load_config({"preset": "test-local", "max_iterations": None, "stop_reward": 9}, None, {})
+    (storage / OLD / folder.CONFIG_NAME).write_text(config.to_yaml())
+    with pytest.raises(ConfigError, match=f"max_iterations: 200 is less than no limit of sweep {OLD}; "):
+        resumed_config(storage / OLD, {"max_iterations": 200})
+
+
 def test_a_changed_setting_is_refused(storage: Path) -> None:
     with pytest.raises(ConfigError, match=r"num_tune_samples: 8 is not what sweep .* was started with"):
         resumed_config(storage / OLD, {"num_tune_samples": 8})
@@ -75,6 +158,42 @@ def test_the_command_line_resumes_whatever_preset_and_environment_say(storage: P
     flags = {"resume": "last", "storage_path": str(storage), "test_local": True}
     config = load_config(flags, None, {"PLATO_NUM_TUNE_SAMPLES": "16"})
     assert (config.resume, config.num_tune_samples, config.preset) == (MIDDLE, 3, "test-local")
+
+
+def test_a_file_counts_as_what_was_given(storage: Path, tmp_path: Path) -> None:
+    flags = {"resume": OLD, "storage_path": str(storage)}
+    (file := tmp_path / "settings.yaml").write_text("num_tune_samples: 16\n")
+    with pytest.raises(ConfigError, match="num_tune_samples: 16 is not what sweep"):
+        load_config(flags, file, {})
+    file.write_text("algorithm: {PPO: 1}\n")
+    with pytest.raises(ConfigError, match="algorithm"):
+        load_config(flags, file, {})
+    file.write_text("max_iterations: 60\nnum_tune_samples: 3\npreset: nightly\n")
+    environ = {"PLATO_MUTATIONS": "{gamma: [0.8, 0.9]}", "PLATO_MAX_ITERATIONS": "70"}
+    assert load_config(flags, file, environ).max_iterations == 60
+    assert load_config(flags | {"max_iterations": 65}, file, {}).max_iterations == 65
+
+
+def test_the_file_that_a_sweep_was_started_with_may_be_given_again(storage: Path) -> None:
+    (file := storage / "settings.yaml").write_text(
+        "num_tune_samples: 2\nhyperparameters: {gamma: 0.9}\nmutations: {clip_param: [0.1, 0.3]}\n"
+    )
+    begun = load_config({"preset": "test-local"}, file, {})
+    assert len(begun.mutations) > 1  # beside the file's own, the preset's
+    (storage / OLD / folder.CONFIG_NAME).write_text(begun.to_yaml())
+    flags = {"resume": OLD, "storage_path": str(storage)}
+    again = load_config(flags, file, {"PLATO_HYPERPARAMETERS": "{gamma: 0.8}"})
+    assert again.mutations == begun.mutations
+    assert load_config(flags, storage / OLD / folder.CONFIG_NAME, {}) == again
+    file.write_text("mutations: {clip_param: [0.1, 0.4]}\n")
+    with pytest.raises(ConfigError, match=r"mutations: .* is not what sweep"):
+        load_config(flags, file, {})
+
+
+def test_a_deployment_looks_in_the_folder_of_its_own_form(storage: Path) -> None:
+    shown = form_values("test-local", storage_path=str(storage), num_tune_samples=3)
+    assert from_form(shown | {"resume": "last"}, {}, shown).resume == MIDDLE
+    assert from_form({"resume": "last"}, {}, shown).resume == MIDDLE
 
 
 def test_a_sweep_that_trained_and_was_not_fetched_is_unfinished(storage: Path) -> None:

@@ -41,7 +41,7 @@ def test_a_sweep_that_several_runs_worked_on_is_found_by_each(storage: Path) -> 
 
 def test_a_sweep_that_still_runs_is_waited_for_and_then_named(storage: Path) -> None:
     held = folder.hold(storage / FIRST)
-    with pytest.raises(ConfigError, match=f"sweep {FIRST} of this run is still running on this machine"):
+    with pytest.raises(ConfigError, match=f"sweep {FIRST} is still running on this machine"):
         wait_for_end(storage / FIRST, patience_s=0.1)
     threading.Timer(0.1, held.release).start()
     wait_for_end(storage / FIRST, patience_s=30.0)
