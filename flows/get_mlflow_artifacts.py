@@ -44,6 +44,7 @@ def fetch(
     mode: Mode = "max",
     parent_run_id: str | None = None,
     tracking_uri: Annotated[str | None, Parameter(show_default=False)] = None,
+    workspace_config: Annotated[Path | None, Parameter(show_default=False)] = None,
 ) -> None:
     """Without --experiment, list the experiments, the latest active last.
 
@@ -53,10 +54,12 @@ def fetch(
         rank_metric: The metric that decides, by each run's latest value; with or without "metrics.".
         mode: Whether a high (max) or a low (min) value is good.
         parent_run_id: Look only among the trials of this sweep.
-        tracking_uri: The store; by default PLATO_TRACKING_URI, MLFLOW_TRACKING_URI or ./mlflow.db.
+        tracking_uri: The store; by default PLATO_TRACKING_URI, the Azure ML workspace of a config.json here or in a
+            parent folder, MLFLOW_TRACKING_URI or ./mlflow.db.
+        workspace_config: The config.json of an Azure ML workspace, or a folder to look for it from.
     """
     if experiment is None:
-        for summary in list_experiments(tracking_uri=tracking_uri):
+        for summary in list_experiments(tracking_uri=tracking_uri, workspace_config=workspace_config):
             print(f"{summary.last_activity.astimezone():%Y-%m-%d %H:%M}  {summary.name}")
         return
     top = get_top_run(
@@ -66,6 +69,7 @@ def fetch(
         mode=mode,
         parent_run_id=parent_run_id,
         tracking_uri=tracking_uri,
+        workspace_config=workspace_config,
     )
     for warning in top.warnings:
         print(f"warning: {warning}", file=sys.stderr)

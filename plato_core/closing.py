@@ -16,6 +16,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from plato_core.aml.jobrun import JobRun
 from plato_core.config import SweepConfig
 from plato_core.errors import PlatoError
 from plato_core.prune import MAY_RUN_S, newest_and_size
@@ -102,7 +103,9 @@ def life_of(sweep_dir: Path) -> Life:
             return "running"
         if lock(sweep_dir / TRACKING_FOLDER / "lock", held) is False:
             return "sending"
-    if running is None and time.time() - newest_and_size(sweep_dir)[0] < MAY_RUN_S:
+    # The storage of jobs is shared by machines, and a lock is seen on its own only.
+    unseen = running is None or JobRun.current() is not None
+    if unseen and time.time() - newest_and_size(sweep_dir)[0] < MAY_RUN_S:
         return "perhaps running"
     return "over"
 

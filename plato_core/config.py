@@ -21,6 +21,8 @@ from plato_core.training import schema
 
 METRIC_PREFIX = "metrics."
 LOCAL_STORE = "sqlite:///mlflow.db"
+# Ray's own word for a Ray of this machine: what the environment says where a sweep that goes on had a cluster before.
+LOCAL_RAY = "local"
 
 
 class SweepConfig(BaseModel):
@@ -110,12 +112,16 @@ class SweepConfig(BaseModel):
         ge=0,
     )
     experiment_name: str = Field(
-        "pbt_ppo", title="Experiment", description="MLflow experiment of the runs.", min_length=1
+        "pbt_ppo",
+        title="Experiment",
+        description="MLflow experiment of the runs; in an Azure ML job, that of the job.",
+        min_length=1,
     )
     tracking_uri: str | None = Field(
         None,
         title="Tracking URI",
-        description="MLflow tracking store, without a password; unset means mlflow.db in the working folder.",
+        description="MLflow tracking store, without a password, or the config.json of an Azure ML workspace; "
+        "unset means mlflow.db in the working folder.",
     )
     resume: str | None = Field(
         None,
@@ -149,6 +155,15 @@ class SweepConfig(BaseModel):
     )
     ray_address: str | None = Field(
         None, title="Ray address", description="Ray cluster to run on; unset means a Ray of this machine."
+    )
+    ray_nodes: int | None = Field(
+        None, title="Ray nodes", description="Wait until the Ray cluster has so many nodes; unset means one.", ge=1
+    )
+    ray_wait_s: float = Field(
+        900.0,
+        title="Wait for nodes (s)",
+        description="Give the nodes of the Ray cluster so many seconds to come, then fail.",
+        ge=0,
     )
     num_cpus: int | None = Field(
         None, title="CPUs", description="CPU slots of the whole sweep; unset means all there are.", ge=1
@@ -212,6 +227,11 @@ class SweepConfig(BaseModel):
     @classmethod
     def _read_mutations(cls, value: Any) -> Any:
         return config_rules.read_mutations(value)
+
+    @field_validator("ray_address")
+    @classmethod
+    def _local_ray(cls, value: str | None) -> str | None:
+        return None if value == LOCAL_RAY else value
 
     @field_validator("tracking_uri")
     @classmethod

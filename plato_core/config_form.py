@@ -6,12 +6,13 @@ CartPole's target return in it. So what equals the preset's own settings counts 
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic_core import to_jsonable_python
 
 from plato_core.config import SweepConfig
-from plato_core.config_sources import NO_PRESET, PLACES, load_config
+from plato_core.config_sources import ENV_PREFIX, NO_PRESET, PLACES, load_config, machines_in
 from plato_core.errors import ConfigError
 from plato_core.names import canonicalise
 
@@ -41,8 +42,8 @@ def from_form(
 
     Args:
         parameters: The flow's parameters, all or some.
-        environ: The process's environment; it says where the tracking store and the Ray cluster are, unless the
-            parameters do, and nothing else, so that what the form shows is what runs.
+        environ: The process's environment; it says where the tracking store, the Ray cluster and the folders are,
+            unless the parameters do, and nothing else, so that what the form shows is what runs.
         shown: What the form showed: the deployment's own parameters. By default the form of the preset that the
             parameters name, or without one the model's defaults.
 
@@ -55,13 +56,32 @@ def from_form(
     given = _changed(values, shown)
     if given.get("resume") is not None:  # that sweep's settings stand; what differs from the form is asked for
         # The folder in which it is looked for is this form's, also where it was left alone.
-        return load_config({"storage_path": (dict(shown) | values)["storage_path"], **given}, None, {}, str)
+        storage = storage_of(values, environ, shown)
+        return load_config({**machines_in(environ), "storage_path": str(storage), **given}, None, {}, str)
     own = _own_settings(shown)
     settings = own | given
     for name in _BY_KEY:
         if name in given:
             settings[name] = own.get(name, {}) | given[name]
     return load_config(settings, None, {name: environ[name] for name in PLACES if name in environ}, str)
+
+
+def storage_of(
+    parameters: Mapping[str, Any], environ: Mapping[str, str], shown: Mapping[str, Any] | None = None
+) -> Path:
+    """Return the folder of sweeps that a form means: what was changed there, else the environment's, else the form's.
+
+    Args:
+        parameters: The flow's parameters, all or some.
+        environ: The process's environment.
+        shown: What the form showed; by default what the model has.
+    """
+    name = "storage_path"
+    usual = (shown or {}).get(name, SweepConfig.model_fields[name].default)
+    given = parameters.get(name, usual)
+    if given == usual:
+        given = environ.get(f"{ENV_PREFIX}{name.upper()}") or usual
+    return Path(str(given)).expanduser().absolute()
 
 
 def _own_settings(shown: Mapping[str, Any]) -> dict[str, Any]:

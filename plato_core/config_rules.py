@@ -165,6 +165,12 @@ def _local_ray(config: "SweepConfig") -> None:
             f"{config.ray_address!r} cannot go with --test-local, which runs on a Ray of this machine; "
             "leave out one of the two",
         )
+    if config.ray_address is None and (config.ray_nodes or 1) > 1:
+        raise Problem(
+            ("ray_nodes",),
+            f"{config.ray_nodes} nodes are possible on a Ray cluster only; name it with --ray-address, "
+            "or leave this out for a Ray of this machine",
+        )
 
 
 def _whole_iterations(config: "SweepConfig") -> None:

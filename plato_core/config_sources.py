@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from plato_core import config_yaml, presets
+from plato_core.aml import jobrun
 from plato_core.config import SweepConfig
 from plato_core.config_errors import Label, config_error, dotted
 from plato_core.config_rules import starts_outside
@@ -24,12 +25,18 @@ ENV_PREFIX = "PLATO_"
 NO_PRESET, DEFAULT_PRESET, LOCAL_PRESET = "none", "plato", "test-local"
 _MERGED = ("hyperparameters", "mutations")
 _OTHER_VARIABLES = {"tracking_uri": "MLFLOW_TRACKING_URI", "ray_address": "RAY_ADDRESS"}
+# The machines that a sweep runs on, which may be others when it goes on.
+_MACHINES = ("ray_address", "ray_nodes", "ray_wait_s", "local_path")
 # What a machine's environment says of the place where a sweep runs, and not of the sweep.
-PLACES = (*_OTHER_VARIABLES.values(), *(f"{ENV_PREFIX}{name.upper()}" for name in _OTHER_VARIABLES))
+PLACES = (
+    *_OTHER_VARIABLES.values(),
+    *(f"{ENV_PREFIX}{name.upper()}" for name in ("tracking_uri", "storage_path", *_MACHINES)),
+    *jobrun.VARIABLES,
+)
 _FIELD_ALIASES = {"num_workers": "num_env_runners", "env": "env_name"}
 # They say where to look for a sweep, or what it began with.
 _NOT_OF_A_RESUMED = ("resume", "storage_path", "test_local", "preset")
-_NOT_WITH_TEST_LOCAL = ("tracking_uri", "ray_address", "preset")
+_NOT_WITH_TEST_LOCAL = ("tracking_uri", "ray_address", "ray_nodes", "preset")
 
 
 @dataclass
@@ -81,10 +88,30 @@ def load_config(
     values = _over(shipped, user.values, preset)
     if values.get("seed") is None:
         values["seed"] = random.SystemRandom().randrange(2**31)
+    values |= _in_azure(values.get("tracking_uri"), environ)
     try:
         return SweepConfig.model_validate(values)
     except ValidationError as error:
         raise config_error(error, SweepConfig, _labeller(user, shipped, preset)) from None
+
+
+def _in_azure(uri: Any, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what Azure ML says of the tracking: a workspace's address by its file, and a job's own experiment."""
+    if not isinstance(uri, str) or not (uri.startswith("azureml") or uri.endswith(".json")):
+        return {}
+    from plato_core.tracking.azure import names_config, uri_of_config
+
+    if names_config(uri):
+        uri = uri_of_config(uri)
+    job = jobrun.JobRun.tracked_in(uri, environ)
+    # A job's run cannot leave the job's experiment, and the sweep's trials belong beside it.
+    return {"tracking_uri": uri} | ({"experiment_name": job.experiment_name} if job and job.experiment_name else {})
+
+
+def machines_in(environ: Mapping[str, str]) -> dict[str, Any]:
+    """Return what the environment says of the machines, by field name; a sweep that goes on runs there now."""
+    said = _from_environment({name: environ[name] for name in PLACES if name in environ}).values
+    return {name: said[name] for name in _MACHINES if name in said}
 
 
 def _resumed(named: str, user: _Layer, given: _Layer) -> SweepConfig:

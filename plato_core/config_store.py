@@ -7,12 +7,12 @@ import urllib.request
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from plato_core.errors import ConfigError
+from plato_core.errors import ConfigError, PlatoError
 from plato_core.names import did_you_mean
 
 TIMEOUT_S = 3.0
 SCHEMES: tuple[str, ...] = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "azureml")
-_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433, "azureml": 443}
+_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _SQLITE_MAGIC = b"SQLite format 3\x00"
 
 
@@ -23,13 +23,16 @@ def check_store(uri: str) -> None:
         uri: An MLflow tracking URI, SQLite files by absolute path.
 
     Raises:
-        ConfigError: If the kind of store is not supported, or it does not answer within 3 s.
+        ConfigError: If the kind of store is not supported, or it does not answer within 3 s. For an Azure ML workspace
+            it takes longer: its SDK is loaded, and somebody must be signed in.
     """
     scheme = urlsplit(uri).scheme.lower().split("+")[0]
     if scheme in ("http", "https"):
         _check_http(uri)
     elif scheme == "sqlite":
         _check_sqlite(uri)
+    elif scheme == "azureml":
+        _check_azure(uri)
     elif scheme in _PORTS:
         _check_socket(uri, _PORTS[scheme])
     elif scheme in ("", "file"):
@@ -55,6 +58,17 @@ def _check_http(uri: str) -> None:
     except (OSError, ValueError) as error:
         reason = str(getattr(error, "reason", None) or error)
     raise _unreachable(uri, reason)
+
+
+def _check_azure(uri: str) -> None:
+    from plato_core.tracking.azure import check
+
+    try:
+        check(uri)
+    except ConfigError:
+        raise
+    except PlatoError as error:
+        raise ConfigError(f"tracking_uri: {error}") from None
 
 
 def _check_socket(uri: str, default_port: int) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plato_core import config_yaml
+from plato_core.aml import WORKER_TYPE
 from plato_core.automations import install_lost
 from plato_core.config_form import form_values
 from plato_core.errors import ConfigError, PlatoError
@@ -39,7 +40,8 @@ class Deployed:
 def deploy(folder: Path) -> Deployed:
     """Apply the deployments of a folder's `prefect.yaml`, as `prefect --no-prompt deploy --all` there does.
 
-    With them comes the automation that marks runs Crashed whose process is gone (`plato_core.automations`).
+    Work pools of Azure ML that are missing are made. With the deployments comes the automation that marks runs Crashed
+    whose process is gone (`plato_core.automations`).
 
     Prefect by itself stops at the first deployment whose work pool is missing, after those before it, and does not
     say how to make one. And it starts schedules again that were paused on the server, as in its UI; here they stay so.
@@ -56,11 +58,14 @@ def deploy(folder: Path) -> Deployed:
     _check(found)
     needed = work_pools(folder)
     there = _existing_work_pools()
-    for name, kind in needed.items():
-        if name not in there:
+    missing = {name: kind for name, kind in needed.items() if name not in there}
+    for name, kind in missing.items():
+        if kind != WORKER_TYPE:
             raise ConfigError(
                 f"work pool {name!r} does not exist; make it with: prefect work-pool create {name} --type {kind}"
             )
+    for name in missing:  # nothing of it is on this machine, and without a worker it does nothing
+        _make_azure_ml_pool(name)
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
     # `{{ $PWD }}` in the file is the folder, wherever this was called from.
     environment = os.environ | {"PWD": str(folder)}
@@ -162,6 +167,14 @@ def _schedules(client: SyncPrefectClient, names: list[str]) -> list[tuple[dict[s
     """Return deployments with their schedules. One is known by its slug: its id is new with each deploy."""
     found = client.request("POST", "/deployments/filter", json={"deployments": {"name": {"any_": names}}}).json()
     return [(deployment, schedule) for deployment in found for schedule in deployment["schedules"] if schedule["slug"]]
+
+
+def _make_azure_ml_pool(name: str) -> None:
+    from plato_core.aml.pool import template
+
+    pool = {"name": name, "type": WORKER_TYPE, "base_job_template": template()}
+    with named_server() as client:
+        client.request("POST", "/work_pools/", json=pool)
 
 
 def _existing_work_pools() -> set[str]:

@@ -9,6 +9,7 @@
     ├── CheckpointError       a checkpoint is missing, incomplete or damaged
     ├── TrialError            a trial cannot train on; it starts again or fails, the sweep goes on
     ├── StackError            a part of the local stack does not start, or the deployments cannot be applied
+    ├── AmlError              Azure ML: no sign-in, refused, unreachable, or a job that cannot be what it should
     └── SweepError            the sweep itself failed
         └── SweepStopped      it was told to stop (Ctrl-C, SIGTERM, cancel)            exit code 130/143
 
@@ -48,6 +49,10 @@ class TrialError(PlatoError):
 
 class StackError(PlatoError):
     """A part of the local stack does not start or end, or the project cannot be deployed to it."""
+
+
+class AmlError(PlatoError):
+    """Azure ML refuses, cannot be reached or signed in to, or a job is not as it should be."""
 
 
 class SweepError(PlatoError):

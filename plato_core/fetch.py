@@ -12,18 +12,19 @@ import difflib
 import functools
 import heapq
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plato_core.errors import ConfigError, SelectionError
+from plato_core.reading import reading_uri
 from plato_core.selection import CheckpointRecord, Mode, RunRecord, Selection, choose, rank_key
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Experiment
+    from mlflow.entities import Experiment, Run
 
 DEFAULT_RANK_METRIC = "metrics.episode_reward_mean"
 _BEST_KEPT = 100
@@ -37,7 +38,7 @@ class ExperimentSummary:
     Attributes:
         name: Its name.
         experiment_id: Its id.
-        last_activity: When its latest run was started or, failing runs, when it was made; in UTC.
+        last_activity: When a run of it was last started or ended or, failing runs, when it was made; in UTC.
     """
 
     name: str
@@ -70,11 +71,14 @@ class TopRun(os.PathLike[str]):
         return str(self.checkpoint_path)
 
 
-def list_experiments(*, tracking_uri: str | None = None) -> list[ExperimentSummary]:
+def list_experiments(
+    *, tracking_uri: str | None = None, workspace_config: str | os.PathLike[str] | None = None
+) -> list[ExperimentSummary]:
     """Return the experiments of the tracking store in order of their last activity, the newest last.
 
     Args:
-        tracking_uri: See `reading_uri`.
+        tracking_uri: See `plato_core.reading.reading_uri`.
+        workspace_config: See `plato_core.reading.reading_uri`.
 
     Raises:
         ConfigError: The store is a file that does not exist.
@@ -82,7 +86,7 @@ def list_experiments(*, tracking_uri: str | None = None) -> list[ExperimentSumma
     """
     from plato_core.tracking.client import tracking_errors
 
-    client = _reader(tracking_uri)
+    client = _reader(tracking_uri, workspace_config)
     with tracking_errors(client.tracking_uri):
         summaries = [_summary(client, experiment) for experiment in _experiments(client)]
     return sorted(summaries, key=lambda summary: (summary.last_activity, summary.experiment_id))
@@ -96,6 +100,7 @@ def get_top_run(
     mode: Mode = "max",
     parent_run_id: str | None = None,
     tracking_uri: str | None = None,
+    workspace_config: str | os.PathLike[str] | None = None,
 ) -> TopRun:
     """Download the best checkpoint of the best run of an experiment, and verify it.
 
@@ -108,7 +113,8 @@ def get_top_run(
         rank_metric: With or without the prefix `metrics.`.
         mode: Whether a high (`max`) or a low (`min`) value is good.
         parent_run_id: Look only among the trials of this sweep.
-        tracking_uri: See `reading_uri`.
+        tracking_uri: See `plato_core.reading.reading_uri`.
+        workspace_config: See `plato_core.reading.reading_uri`.
 
     Raises:
         ConfigError: The experiment, the sweep or the store does not exist, or `local_path` cannot be used.
@@ -118,7 +124,7 @@ def get_top_run(
     """
     from plato_core.tracking.transfer import download_checkpoint
 
-    client = _reader(tracking_uri)
+    client = _reader(tracking_uri, workspace_config)
     experiment_id = _experiment_id(client, experiment)
     if parent_run_id is None:
         selection = _best_of_experiment(client, experiment, experiment_id, rank_metric, mode)
@@ -134,37 +140,8 @@ def get_top_run(
     return TopRun(chosen.run_id, selection.rank_value, downloaded.path, chosen.iteration, tuple(warnings))
 
 
-def reading_uri(tracking_uri: str | None = None, environment: Mapping[str, str] | None = None) -> str:
-    """Return the URI of a store that is there to be read.
-
-    Args:
-        tracking_uri: Used if given; else PLATO_TRACKING_URI, else MLFLOW_TRACKING_URI, else `mlflow.db` in
-            the working directory.
-        environment: Where the variables are looked up; by default the process's own.
-
-    Raises:
-        ConfigError: It names a SQLite file that does not exist. MLflow would make an empty one.
-    """
-    from plato_core.tracking.client import sqlite_path
-
-    variables = os.environ if environment is None else environment
-    uri = (
-        tracking_uri
-        or variables.get("PLATO_TRACKING_URI")
-        or variables.get("MLFLOW_TRACKING_URI")
-        or "sqlite:///mlflow.db"
-    )
-    file = sqlite_path(uri)
-    if file is not None and not file.is_file():
-        raise ConfigError(
-            f"The tracking store {uri!r} does not exist: there is no file {file}. Run this in the folder "
-            "where the sweep ran, or name its store with the tracking URI or PLATO_TRACKING_URI."
-        )
-    return uri
-
-
-def _reader(tracking_uri: str | None) -> "MlflowClient":
-    uri = reading_uri(tracking_uri)
+def _reader(tracking_uri: str | None, workspace_config: str | os.PathLike[str] | None) -> "MlflowClient":
+    uri = reading_uri(tracking_uri, workspace_config=workspace_config)
     from plato_core.tracking.client import make_client
 
     return make_client(uri)
@@ -268,8 +245,25 @@ def _experiments(client: "MlflowClient") -> "Iterable[Experiment]":
 
 
 def _summary(client: "MlflowClient", experiment: "Experiment") -> ExperimentSummary:
-    latest = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"], max_results=1)
-    moment = latest[0].info.start_time if latest else experiment.creation_time
-    return ExperimentSummary(
-        experiment.name, experiment.experiment_id, datetime.fromtimestamp((moment or 0) / 1000, UTC)
-    )
+    # `last_update_time` is when the experiment itself was changed, and Azure ML need not have it.
+    started = _latest_run(client, experiment, "start_time")
+    moments = [experiment.creation_time, started and started.info.start_time, started and started.info.end_time]
+    if started is not None:
+        ended = _latest_run(client, experiment, "end_time")
+        moments.append(ended and ended.info.end_time)
+    latest = max((moment for moment in moments if moment), default=0)
+    return ExperimentSummary(experiment.name, experiment.experiment_id, datetime.fromtimestamp(latest / 1000, UTC))
+
+
+def _latest_run(client: "MlflowClient", experiment: "Experiment", by: str) -> "Run | None":
+    from mlflow.exceptions import MlflowException
+
+    from plato_core.tracking.artifacts import is_transient
+
+    try:
+        found = client.search_runs([experiment.experiment_id], order_by=[f"attributes.{by} DESC"], max_results=1)
+    except MlflowException as error:
+        if by == "start_time" or is_transient(error):
+            raise
+        return None  # a store that sorts by the start only
+    return next(iter(found), None)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from plato_core.aml.jobrun import JobRun
 from plato_core.errors import ConfigError
 from plato_core.pruned import Gone, Kept, Pruned, Refused, Why
 from plato_core.sweep.folder import RUNNING_NAME, SWEEP_ID, lock, read_end, sweeps_in
@@ -173,7 +174,9 @@ def _claimed(sweep: _Sweep, now: float) -> Iterator[Literal["running", "perhaps 
         others = lock(sweep.path, held)
         running = others is not False and lock(sweep.path / RUNNING_NAME, held)
         flushing = running is not False and lock(sweep.path / TRACKING_FOLDER / "lock", held)
-        nobody_knows = running is None and not sweep.path.name.startswith(_TRASH_PREFIX)
+        # The storage of jobs is shared by machines, and a lock is seen on its own only.
+        unseen = running is None or (running and not sweep.finished and JobRun.current() is not None)
+        nobody_knows = unseen and not sweep.path.name.startswith(_TRASH_PREFIX)
         if flushing is False:
             yield "running"
         elif nobody_knows and now - sweep.changed < MAY_RUN_S:

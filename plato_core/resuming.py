@@ -20,8 +20,8 @@ PARENT_NAME = "parent.json"
 FLOW_RUNS_NAME = "flow_runs.txt"
 # Of these a sweep that goes on may have more than before; of all else what it had.
 BUDGET = ("max_iterations", "time_budget_s")
-# Where its results go on this machine, and how patient it is with trials that fail, is no part of the sweep.
-_FREE = ("local_path", "max_failures", "prune_after_days", "prune_keep")
+# On which machines it runs, where its results go there, and how patient it is with trials that fail, is no part of it.
+_FREE = ("ray_address", "ray_nodes", "ray_wait_s", "local_path", "max_failures", "prune_after_days", "prune_keep")
 
 
 def write_parent(sweep_dir: Path, parent: ParentRun) -> None:

@@ -12,6 +12,7 @@ from typing import Literal
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from plato_core.aml.jobrun import JobRun
 from plato_core.closing import forget_closing
 from plato_core.config import SweepConfig
 from plato_core.errors import TrackingError
@@ -20,7 +21,7 @@ from plato_core.sweep.folder import forget_done
 from plato_core.sweep.lineage import LINEAGE_NAME
 from plato_core.sweep.process import SweepProcess
 from plato_core.sweep.protocol import TRACKING_FOLDER
-from plato_core.tracking import parent
+from plato_core.tracking import jobs, parent
 from plato_core.tracking.spool import Target
 from tasks.retries import DELAY_S, store_may_come_back
 
@@ -38,19 +39,22 @@ VERSIONED = ("plato-sweeps", "ray", "mlflow", "prefect", "torch", "gymnasium", "
 def open_parent_run(config: SweepConfig, sweep_id: str) -> parent.ParentRun:
     """Creates the run that the trials' runs are children of; it records the resolved config and where it ran.
 
-    A sweep that goes on takes its own up again.
+    A sweep that goes on takes its own up again. In a job of Azure ML it is the job's own run, in the job's experiment.
 
     Args:
         config: The resolved config.
         sweep_id: The sweep's name.
     """
     sweep_dir = config.storage_folder / sweep_id
+    job = JobRun.tracked_in(config.store_uri)
     before = None
     if config.resume is not None:
         forget_closing(sweep_dir)
         forget_done(sweep_dir)
         before = read_parent(sweep_dir) or parent.find_parent(config.store_uri, config.experiment_name, sweep_id)
     if before is not None:
+        if job is not None:
+            jobs.take_over(config.store_uri, before, job)
         parent.reopen_parent(config.store_uri, before)
         opened = before
     else:
@@ -58,10 +62,11 @@ def open_parent_run(config: SweepConfig, sweep_id: str) -> parent.ParentRun:
             config.store_uri,
             config.experiment_name,
             run_name=f"{config.algorithm} {config.env_name} x{config.num_tune_samples} {sweep_id}",
-            tags=_tags(config, sweep_id),
+            tags=_tags(config, sweep_id, job),
             params=_params(config),
             artifact_location=None if config.artifact_root is None else str(config.artifact_root),
             texts={"config.yaml": config.to_yaml()},
+            run_id=None if job is None else job.run_id,
         )
     write_parent(sweep_dir, opened)
     return opened
@@ -91,11 +96,13 @@ def close_parent_run(
     Returns:
         None, or what is left to do where the store is away.
     """
+    job = JobRun.tracked_in(config.store_uri)
+    ours = job is None or job.run_id != opened.run_id
     lineage = process.sweep_dir / LINEAGE_NAME
     lineage.touch()  # no exploit is a fact too
     try:
         parent.upload_lineage(config.store_uri, opened.run_id, lineage)
-        parent.close_parent(config.store_uri, opened.run_id, status, tags=tags, metrics=metrics, step=step)
+        parent.close_parent(config.store_uri, opened.run_id, status, tags=tags, metrics=metrics, step=step, end=ours)
     except TrackingError as error:
         process.close()  # which sends from the spool as long as it lives
         spool = process.sweep_dir / TRACKING_FOLDER
@@ -109,21 +116,23 @@ def close_parent_run(
         )
         with suppress(TrackingError):  # the trials' writer hangs in a request; what it has is in the spool
             parent.leave_to_flush(
-                spool, target, status, tags=tags or {}, metrics=metrics or {}, files=[lineage], step=step
+                spool, target, status, tags=tags or {}, metrics=metrics or {}, files=[lineage], step=step, end=ours
             )
         return f"the parent run is not ended ({error}); plato flush {spool} does so"
     return None
 
 
-def _tags(config: SweepConfig, sweep_id: str) -> dict[str, str]:
+def _tags(config: SweepConfig, sweep_id: str, job: JobRun | None) -> dict[str, str]:
     tags = {
         "plato.sweep_id": sweep_id,
         "plato.kind": "sweep",
         "plato.seed": str(config.seed),
         "plato.version.python": platform.python_version(),
-        "mlflow.source.name": "plato sweep",
-        "mlflow.source.type": "LOCAL",
     }
+    if job is None:
+        tags |= {"mlflow.source.name": "plato sweep", "mlflow.source.type": "LOCAL"}
+    else:  # Azure ML has said where its own run comes from
+        tags[jobs.JOB_TAG] = job.run_id
     for package in VERSIONED:
         try:
             tags[f"plato.version.{package}"] = version(package)

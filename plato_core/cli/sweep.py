@@ -21,7 +21,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "When to stop": ("stop_reward", "stop_when", "max_iterations", "time_budget_s", "max_failures"),
     "Where": (
         "experiment_name", "tracking_uri", "storage_path", "prune_after_days", "prune_keep", "local_path",
-        "ray_address", "num_cpus", "num_gpus", "num_env_runners",
+        "ray_address", "ray_nodes", "num_cpus", "num_gpus", "num_env_runners",
     ),
     "Checkpoints": ("checkpoint_interval", "keep_checkpoints"),
     "Which wins": ("rank_metric", "mode"),

@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from plato_core.report.text import hide_passwords
+from plato_core.tracking.azure import studio_page
 
 # Without it MLflow's pages (3.15) have the menu of generative AI; a tag of the experiment does not change that.
 _VIEW = "workflowType=machine_learning"
@@ -19,12 +20,14 @@ class RunPage:
     """Where a run is shown.
 
     Attributes:
-        address: Of its page; None in Azure ML, whose Studio finds it by the experiment.
+        address: Of its page; None in Azure ML where the URI names no workspace: its Studio finds it by the experiment.
         command: Opens the MLflow UI at that address, where the store is no server.
+        place: What the page belongs to.
     """
 
     address: str | None
     command: str | None = None
+    place: str = "MLflow"
 
     @property
     def needs_password(self) -> bool:
@@ -49,7 +52,7 @@ def run_page(tracking_uri: str, experiment_id: str, run_id: str, cwd: Path | Non
         server = urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", ""))
         return RunPage(f"{server}/{place}")
     if scheme.startswith("azureml"):
-        return RunPage(None)
+        return RunPage(studio_page(tracking_uri, run_id), place="Azure ML Studio")
     return RunPage(f"{_UI}/{place}", ui_command(tracking_uri, cwd))
 
 

@@ -86,7 +86,7 @@ def way_to_see(page: RunPage, what: str, experiment_name: str) -> str:
         return f"{what.capitalize()} is in Azure ML Studio, under the experiment {_cell(experiment_name)}."
     link = f"[{page.address}]({page.address})"
     if page.command is None:
-        return f"[{what} in MLflow]({page.address})"
+        return f"[{what} in {page.place}]({page.address})"
     secret = " with the store's password in the place of `***`" if page.needs_password else ""
     return f"On the machine of the sweep, start{secret}\n\n```\n{page.command}\n```\n\nthen {what} is at {link}."
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from plato_core.config import SweepConfig
 from plato_core.report.facts import Snapshot
 from plato_core.report.markdown import note
+from plato_core.tracking.artifacts import put_file
 from plato_core.tracking.client import make_client, tracking_errors
 from plato_core.tracking.parent import ParentRun
 
@@ -97,6 +98,6 @@ def summarizing(
         client = make_client(config.store_uri)
         with tracking_errors(config.store_uri):
             for file in files:
-                client.log_artifact(opened.run_id, str(file))
+                put_file(client, opened.run_id, file)
 
     yield send

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from plato_core.aml import jobrun
 from plato_core.config import SweepConfig
 from plato_core.errors import PlatoError
 from plato_core.report.text import counted
@@ -113,7 +114,8 @@ def _train(config: SweepConfig, prepare: Prepare, tracking: SweepTrackingCallbac
 
     sweep_dir = Path(prepare.sweep_dir)
     channel.emit(Phase(text="starting Ray"))
-    cluster.connect(config, Path(prepare.ray_temp_dir))
+    with jobrun.hidden():  # Ray's processes, which start now, do not track
+        cluster.connect(config, Path(prepare.ray_temp_dir), sweep_dir)
     signal.signal(signal.SIGTERM, _on_sigterm)  # Ray has just taken it
     packing = cluster.plan(config)
     configs = population.trial_configs(config, prepare.sweep_id, packing)

@@ -4,41 +4,56 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+import socket
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import ray
 
+from plato_core.aml import jobrun
 from plato_core.config import SweepConfig
 from plato_core.config_machine import available_cpus
 from plato_core.errors import SweepError
-from plato_core.sweep.packing import Packing, pack
+from plato_core.sweep.channel import emit
+from plato_core.sweep.events import Phase
+from plato_core.sweep.nodes import check_nodes
+from plato_core.sweep.packing import Node, Packing, pack
 
 # Policies and metrics travel through it, not data sets; Ray's default is 30 % of the machine's memory.
 OBJECT_STORE_BYTES = 256 * 2**20
+# For the head of a cluster that is there; where nodes are waited for, it may still be starting.
+_HEAD_WITHIN_S = 10.0
+# Between two looks at what has come.
+_LOOK_S = 1.0
 
 
-def connect(config: SweepConfig, temp_dir: Path) -> None:
-    """Starts a Ray of this machine, or connects to the cluster that the config names.
+def connect(config: SweepConfig, temp_dir: Path, sweep_dir: Path) -> None:
+    """Starts a Ray of this machine, or connects to the cluster that the config names and waits for its nodes.
 
     Args:
         config: Names the cluster, or the CPUs and GPUs of the local Ray.
         temp_dir: Where a local Ray keeps its session; a short path, since sockets in it may have 107 characters.
+        sweep_dir: The sweep's folder, which every node of a cluster has to see.
 
     Raises:
-        SweepError: The cluster does not answer.
+        SweepError: The cluster does not answer, has too few nodes after the time that the config gives it, or one
+            that cannot train this sweep's trials.
     """
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if config.ray_address is not None:
+        wait_for_head(config.ray_address, _HEAD_WITHIN_S if config.ray_nodes is None else config.ray_wait_s)
         try:
-            ray.init(address=config.ray_address, **quiet)
+            ray.init(address=config.ray_address, runtime_env=jobrun.runtime_env(), **quiet)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise SweepError(
-                f"no Ray cluster answers at {config.ray_address} ({reason}); start one with `ray start --head`, "
-                "or leave out --ray-address for a Ray of this machine"
-            ) from error
+            raise _no_cluster(config.ray_address, str(error).strip().splitlines()[0]) from error
+        wait_for_nodes(config.ray_nodes or 1, config.ray_wait_s)
+        if len(nodes := _alive()) > 1:
+            emit(Phase(text=f"looking at {len(nodes)} Ray nodes"))
+            check_nodes(nodes, sweep_dir)
         return
     ray.init(
         address="local",
@@ -51,18 +66,92 @@ def connect(config: SweepConfig, temp_dir: Path) -> None:
     )
 
 
+def wait_for_head(address: str, limit_s: float) -> None:
+    """Waits until something listens where the cluster's head should be; Ray itself would try for many minutes.
+
+    Args:
+        address: `host:port`, or `auto`, which means what `RAY_ADDRESS` says; any other Ray looks after itself.
+        limit_s: How long, in seconds.
+
+    Raises:
+        SweepError: Nothing does.
+    """
+    host, _, port = (os.environ.get("RAY_ADDRESS", "") if address == "auto" else address).rpartition(":")
+    if "/" in host or not host or not port.isdecimal():
+        return
+    began, told = time.monotonic(), False
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5.0).close()
+            return
+        except OSError as error:
+            if time.monotonic() - began >= limit_s:
+                raise _no_cluster(f"{host}:{port}", error.strerror or str(error)) from None
+        if not told:
+            emit(Phase(text=f"waiting for Ray's head at {host}:{port}"))
+            told = True
+        time.sleep(_LOOK_S)
+
+
+def _no_cluster(address: str, reason: str) -> SweepError:
+    return SweepError(
+        f"no Ray cluster answers at {address} ({reason}); start one with `ray start --head`, "
+        "or leave out --ray-address for a Ray of this machine"
+    )
+
+
+def wait_for_nodes(expected: int, limit_s: float) -> None:
+    """Waits until so many nodes of the cluster are alive, and says how many are, whenever that changes.
+
+    Args:
+        expected: Nodes.
+        limit_s: How long, in seconds.
+
+    Raises:
+        SweepError: Fewer came.
+    """
+    began, told = time.monotonic(), 0
+    while (alive := len(_alive())) < expected:
+        if time.monotonic() - began >= limit_s:
+            raise SweepError(
+                f"{alive} of {expected} Ray nodes came within {limit_s:g} s; look why the others did not start (their "
+                "logs, quota), ask for fewer with ray_nodes, or give them longer with ray_wait_s"
+            )
+        if alive != told:
+            emit(Phase(text=f"waiting for Ray nodes: {alive} of {expected}"))
+            told = alive
+        time.sleep(_LOOK_S)
+
+
 def plan(config: SweepConfig) -> Packing:
-    """Lays the population over what Ray has."""
-    resources = ray.cluster_resources()
-    cpus = int(resources.get("CPU", 1))
-    gpus = resources.get("GPU", 0.0)
-    local = config.ray_address is None
+    """Lays the population over what Ray has, node by node.
+
+    Raises:
+        SweepError: It has no CPU.
+    """
+    nodes = [_node(alive["Resources"]) for alive in _alive()]
+    if config.ray_address is None:  # Ray's own word is of the whole machine, whatever else runs there
+        nodes = [replace(node, memory_bytes=available_memory()) for node in nodes]
+    if not any(node.cpus for node in nodes):
+        raise SweepError("the Ray cluster has no CPUs to train on; start its nodes with `ray start --num-cpus`")
     return pack(
         config.num_tune_samples,
-        slots=min(cpus, config.num_cpus or cpus),
-        gpus=min(gpus, gpus if config.num_gpus is None else config.num_gpus),
-        memory_bytes=available_memory() if local else resources.get("memory", 0.0),
+        nodes,
+        max_cpus=config.num_cpus,
+        max_gpus=config.num_gpus,
         num_env_runners=config.num_env_runners,
+    )
+
+
+def _alive() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _node(resources: dict[str, float]) -> Node:
+    return Node(
+        cpus=int(resources.get("CPU", 0)),
+        gpus=float(resources.get("GPU", 0.0)),
+        memory_bytes=float(resources.get("memory", 0.0)),
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 # Memory of one trial's process. With a network of 2 x 64 and batches of 4096 steps it is 0.5 GB resident, 0.39 GB of it
@@ -10,6 +12,23 @@ from dataclasses import dataclass
 PROCESS_BYTES = 700 * 2**20
 # Left for the driver, the raylet, the object store and the page cache.
 MEMORY_FRACTION = 0.8
+# Ray counts CPUs and GPUs in ten-thousandths, and takes whole numbers only from one on.
+_STEPS = 10_000
+
+
+@dataclass(frozen=True)
+class Node:
+    """A machine of the cluster, or this one.
+
+    Attributes:
+        cpus: CPUs that trials may use.
+        gpus: GPUs that they may use.
+        memory_bytes: Memory that they may use.
+    """
+
+    cpus: int
+    gpus: float
+    memory_bytes: float
 
 
 @dataclass(frozen=True)
@@ -38,35 +57,74 @@ class Packing:
 
 def pack(
     population: int,
+    nodes: Sequence[Node],
     *,
-    slots: int,
-    gpus: float,
-    memory_bytes: float,
+    max_cpus: int | None = None,
+    max_gpus: float | None = None,
     num_env_runners: int,
 ) -> Packing:
-    """Keeps the whole population resident where memory allows, and shares the slots evenly.
+    """Keeps the whole population resident where memory allows, each trial with the largest share with which all fit.
 
     A trial that leaves its process pays 5-8 s of imports to come back, so sharing CPUs beats taking turns: 4 trials
     on 2 CPUs took 36-41 s resident and 133 s in turns.
 
+    A share has to fit node by node, since no process has parts of two: 3 trials on 2 nodes of one CPU get 0.5 each, as
+    with 0.6667 only one would fit on a node, and the third would wait for ever. What memory takes is reckoned for nodes
+    that are alike, as those of one cluster are.
+
     Args:
         population: Number of trials.
-        slots: CPUs that the sweep may use.
-        gpus: GPUs that it may use.
-        memory_bytes: Memory available to it.
+        nodes: The machines; together they have a CPU at least.
+        max_cpus: CPUs that the sweep may use of them; None means all.
+        max_gpus: GPUs that it may use of them; None means all.
         num_env_runners: Remote env-runner processes that each trial has beside its own.
     """
     processes = 1 + num_env_runners
-    fitting = int(memory_bytes * MEMORY_FRACTION // (PROCESS_BYTES * processes))
+    fitting = sum(int(node.memory_bytes * MEMORY_FRACTION // (PROCESS_BYTES * processes)) for node in nodes)
     resident = max(1, min(population, fitting))
+    all_cpus = sum(node.cpus for node in nodes)
+    slots = max(1, all_cpus if max_cpus is None else min(all_cpus, max_cpus))
+    cpus = [_STEPS * node.cpus for node in nodes]
+    gpus = [int(_STEPS * node.gpus) if node.cpus else 0 for node in nodes]
+    gpu_steps = sum(gpus) if max_gpus is None else min(sum(gpus), int(_STEPS * max_gpus))
+    # Where there are GPUs, a trial's own process stands beside one; its env runners stand anywhere.
+    homes = cpus if gpu_steps == 0 else [cpu if gpu else 0 for cpu, gpu in zip(cpus, gpus, strict=True)]
+
+    def fits(share: int) -> bool:
+        everybody = _places(cpus, share) >= resident * processes
+        return everybody and _places(homes, share) >= resident and share * resident * processes <= slots * _STEPS
+
+    cpu_share = _largest(slots * _STEPS, fits)
+    rooms = [cpu // max(1, cpu_share) for cpu in cpus]
+
+    def gpu_fits(share: int) -> bool:
+        beside = sum(min(room, _on_gpus(gpu, share)) for room, gpu in zip(rooms, gpus, strict=True))
+        return beside >= resident and share * resident <= gpu_steps
+
     return Packing(
         slots=slots,
         resident=resident,
-        cpus_per_trial=_ray_amount(slots / resident / processes) * processes,
-        gpus_per_trial=_ray_amount(gpus / resident),
+        cpus_per_trial=cpu_share / _STEPS * processes,
+        gpus_per_trial=_largest(gpu_steps, gpu_fits) / _STEPS,
     )
 
 
 def _ray_amount(amount: float) -> float:
-    # Ray takes whole numbers from 1 on, and four decimals below; rounding up would leave the last trial out.
-    return float(math.floor(amount)) if amount >= 1 else math.floor(amount * 10_000) / 10_000
+    # Rounding up would leave the last trial out; 0.9999 / 3 is a little less than 0.3333.
+    steps = math.floor(amount * _STEPS + 1e-6)
+    return (steps - steps % _STEPS if steps >= _STEPS else steps) / _STEPS
+
+
+def _places(amounts: Sequence[int], share: int) -> int:
+    return sum(amount // share for amount in amounts)
+
+
+def _on_gpus(gpus: int, share: int) -> int:
+    """How many shares some GPUs have room for: a fraction is one of a single GPU."""
+    return gpus // share if share >= _STEPS else gpus // _STEPS * (_STEPS // share) + gpus % _STEPS // share
+
+
+def _largest(limit: int, fits: Callable[[int], bool]) -> int:
+    """Returns the largest amount that Ray takes and that fits, in steps; smaller ones than a fitting one fit too."""
+    share = bisect.bisect_left(range(1, limit + 1), True, key=lambda step: not fits(step))
+    return share - share % _STEPS if share >= _STEPS else share

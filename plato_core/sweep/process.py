@@ -20,7 +20,7 @@ from typing import Self
 import psutil
 
 from plato_core.config import SweepConfig
-from plato_core.errors import SweepError, SweepStopped
+from plato_core.errors import PlatoError, SweepError, SweepStopped
 from plato_core.sweep.channel import EVENTS_FD
 from plato_core.sweep.events import Event, Failed, SweepEnded, parse
 from plato_core.sweep.folder import CONFIG_NAME, hold, new_sweep_id, own, write_whole
@@ -173,7 +173,7 @@ class SweepProcess:
         if child.poll() is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(timeout=5.0 if self._begun else 0.5)
-        _kill_session(child.pid)
+        kill_session(child.pid)
         child.wait()
         shutil.rmtree(self._ray_temp_dir, ignore_errors=True)
         if not self.begun:
@@ -197,7 +197,16 @@ class SweepProcess:
             child.stdin.write(message.model_dump_json().encode() + b"\n")
             child.stdin.flush()
         except BrokenPipeError:
-            raise self._bug(f"its process ended with exit code {child.wait()}") from None
+            raise self._end_of(child) from None
+
+    def _end_of(self, child: subprocess.Popen[bytes]) -> PlatoError:
+        """Returns why a process ended that nobody had followed yet."""
+        code = child.wait()
+        with contextlib.suppress(queue.Empty):
+            while (event := self._events.get(timeout=_TICK_S)) is not None:
+                if isinstance(event, Failed):
+                    return self._bug(event.message) if event.error_type == "bug" else event.error()
+        return self._bug(f"its process ended with exit code {code}")
 
     def _read(self, descriptor: int) -> None:
         with os.fdopen(descriptor, "rb") as pipe:
@@ -211,7 +220,7 @@ class SweepProcess:
         return SweepError(f"sweep {self.sweep_id} failed: {what}; its log is {self.sweep_dir / LOG_NAME}")
 
 
-def _kill_session(session: int) -> None:
+def kill_session(session: int) -> None:
     """Kills every process of a session: Ray puts its workers into process groups of their own, never elsewhere."""
     for _ in range(3):
         found = [process for process in psutil.process_iter() if _session_of(process.pid) == session]

@@ -16,6 +16,8 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from plato_core.errors import TrackingError
 from plato_core.report.text import hide_passwords
+from plato_core.tracking.azure import check as check_workspace
+from plato_core.tracking.azure import is_azure, prepare
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -65,8 +67,8 @@ def sqlite_path(uri: str) -> Path | None:
 def check_reachable(uri: str, timeout_s: float = REACH_TIMEOUT_S) -> None:
     """See in seconds, not minutes, whether a tracking store answers. Creates nothing, imports nothing heavy.
 
-    A server counts as reachable when it answers HTTP at all; a SQLite file when its folder can be written to.
-    Other stores (``azureml://`` and the rest) are left to their own clients.
+    A server counts as reachable when it answers HTTP at all; a SQLite file when its folder can be written to; an
+    Azure ML workspace (whose SDK is heavy) when it lets us in. Other stores are left to their own clients.
 
     Raises:
         TrackingError: The store does not answer; says which, why and the way out.
@@ -78,6 +80,9 @@ def check_reachable(uri: str, timeout_s: float = REACH_TIMEOUT_S) -> None:
             raise TrackingError(f"tracking store {uri}: {path} {kind}; name a file in a folder that exists")
         if not os.access(path if path.exists() else path.parent, os.W_OK):
             raise TrackingError(f"tracking store {uri}: no permission to write {path}; choose another --tracking-uri")
+        return
+    if is_azure(uri):
+        check_workspace(uri)
         return
     if urlsplit(uri).scheme not in ("http", "https"):
         return
@@ -115,7 +120,7 @@ def make_client(uri: str, *, check: bool = True) -> "MlflowClient":
     with tracking_errors(uri):
         from mlflow.tracking import MlflowClient
 
-        return MlflowClient(tracking_uri=absolute_uri(uri))
+        return MlflowClient(tracking_uri=prepare(uri) if is_azure(uri) else absolute_uri(uri))
 
 
 def quiet_mlflow() -> None:
@@ -131,6 +136,10 @@ def tracking_errors(uri: str) -> Iterator[None]:
 
     try:
         yield
-    except (MlflowException, OSError) as error:
+    except Exception as error:
+        # The plugin of Azure ML raises azure.core's errors, and plain ones of its own.
+        of_azure = type(error) is Exception or type(error).__module__.startswith("azure.")
+        if not isinstance(error, MlflowException | OSError) and not of_azure:
+            raise
         detail = unquote(str(error)).strip().splitlines() or [type(error).__name__]
         raise TrackingError(f"tracking store {redact(uri)}: {hide_passwords(detail[0][:500])}") from error

@@ -96,7 +96,7 @@ def _runs(client: MlflowClient, experiment_name: str, sweep_id: str, parent: Par
     runs: list[Run] = []
     token: str | None = None
     while True:
-        page = client.search_runs([experiment_id], f"tags.`plato.sweep_id` = {quoted(sweep_id)}", page_token=token)
+        page = client.search_runs([experiment_id], f"tags.plato.sweep_id = {quoted(sweep_id)}", page_token=token)
         runs += page
         if not (token := page.token):
             return runs

@@ -11,6 +11,8 @@ from typing import Literal
 from urllib.parse import quote
 
 from plato_core.errors import TrackingError
+from plato_core.tracking.artifacts import is_transient, put_file, put_text
+from plato_core.tracking.azure import is_azure
 from plato_core.tracking.client import make_client, redact, sqlite_path, tracking_errors
 from plato_core.tracking.spool import Spool, Target
 
@@ -46,8 +48,9 @@ def open_parent(
     params: Mapping[str, object],
     artifact_location: str | None = None,
     texts: Mapping[str, str] | None = None,
+    run_id: str | None = None,
 ) -> ParentRun:
-    """Create the sweep's run, and its experiment if there is none of that name.
+    """Create the sweep's run, and its experiment if there is none of that name; or take one that is there.
 
     Args:
         tracking_uri: The store.
@@ -58,30 +61,38 @@ def open_parent(
         artifact_location: Where the artifacts of a new experiment go. Default: what the server says; for a
             SQLite file, ``mlruns/`` beside it, where a bare ``mlflow ui`` in that folder shows them.
         texts: Artifacts of the run, such as ``config.yaml``: name to content.
+        run_id: A job's own run, which Azure ML made and will end; it stays in its experiment.
 
     Raises:
         TrackingError: The store does not answer or refuses, or the experiment is deleted.
     """
     client = make_client(tracking_uri)
     with tracking_errors(tracking_uri):
-        from mlflow.entities import Param
+        from mlflow.entities import Param, RunTag
 
-        experiment_id = _experiment(tracking_uri, experiment_name, artifact_location)
-        run = client.create_run(experiment_id, tags=dict(tags), run_name=run_name)
-        run_id = run.info.run_id
+        if run_id is None:
+            experiment_id = _experiment(tracking_uri, experiment_name, artifact_location)
+            run = client.create_run(experiment_id, tags=dict(tags), run_name=run_name)
+        else:
+            run = client.get_run(run_id)
+            experiment_id = run.info.experiment_id
+            client.set_tag(run_id, "mlflow.runName", run_name)  # its name cannot be set otherwise
+            client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+        opened = ParentRun(run.info.run_id, experiment_id, str(run.info.artifact_uri))
         named = [(k, v) for k, v in params.items() if _PARAM_NAME.fullmatch(k)]
         items = [Param(k, str(v)[:MAX_PARAM_LENGTH]) for k, v in named[:MAX_PARAMS]]
         try:
             for start in range(0, len(items), _PARAMS_A_REQUEST):
-                client.log_batch(run_id, params=items[start : start + _PARAMS_A_REQUEST])
+                client.log_batch(opened.run_id, params=items[start : start + _PARAMS_A_REQUEST])
             for name, text in (texts or {}).items():
-                client.log_text(run_id, text, name)
+                put_text(client, opened.run_id, text, name)
         except BaseException as error:
-            # Nobody else knows of this run yet, and one that stays RUNNING is there for good.
-            with contextlib.suppress(Exception):
-                client.set_terminated(run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
+            # Nobody else knows of a new run yet, and one that stays RUNNING is there for good.
+            if run_id is None:
+                with contextlib.suppress(Exception):
+                    client.set_terminated(opened.run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
             raise
-    return ParentRun(run.info.run_id, experiment_id, str(run.info.artifact_uri))
+    return opened
 
 
 def reopen_parent(tracking_uri: str, opened: ParentRun) -> None:
@@ -90,12 +101,21 @@ def reopen_parent(tracking_uri: str, opened: ParentRun) -> None:
     Raises:
         TrackingError: The store does not answer, or does not know the run.
     """
+    from mlflow.exceptions import MlflowException
+
     client = make_client(tracking_uri)
     with tracking_errors(tracking_uri):
         tags = client.get_run(opened.run_id).data.tags
-        client.update_run(opened.run_id, status="RUNNING")
+        try:
+            client.update_run(opened.run_id, status="RUNNING")
+        except MlflowException as error:
+            # Azure ML may not let a job's run that has ended be RUNNING again; its trials go on all the same.
+            if not is_azure(tracking_uri) or is_transient(error):
+                raise
         for name in _TAGS_OF_THE_END:
-            if name in tags:
+            if name in tags and is_azure(tracking_uri):
+                client.set_tag(opened.run_id, name, "")
+            elif name in tags:
                 client.delete_tag(opened.run_id, name)
 
 
@@ -110,7 +130,7 @@ def find_parent(tracking_uri: str, experiment_name: str, sweep_id: str) -> Paren
         experiment = client.get_experiment_by_name(experiment_name)
         if experiment is None:
             return None
-        of_sweep = f"tags.`plato.sweep_id` = '{sweep_id}' and tags.`plato.kind` = 'sweep'"
+        of_sweep = f"tags.plato.sweep_id = '{sweep_id}' and tags.plato.kind = 'sweep'"
         found = client.search_runs([experiment.experiment_id], of_sweep, max_results=1)
     run = next(iter(found), None)
     return None if run is None else ParentRun(run.info.run_id, experiment.experiment_id, str(run.info.artifact_uri))
@@ -125,6 +145,7 @@ def leave_to_flush(
     metrics: Mapping[str, float],
     files: Sequence[Path],
     step: int = 0,
+    end: bool = True,
 ) -> None:
     """Leave the end of the parent run to ``plato flush``, because the store is away.
 
@@ -136,6 +157,7 @@ def leave_to_flush(
         metrics: Its last metrics.
         files: Its last artifacts.
         step: Of the metrics.
+        end: Whether the run is ended; a job's own run is not, as Azure ML does so.
 
     Raises:
         TrackingError: Another process sends from the spool.
@@ -150,7 +172,8 @@ def leave_to_flush(
     for file in files:
         shutil.copyfile(file, held := spool.held(_PARENT_KEY, file.name))
         append({"op": "file", "key": _PARENT_KEY, "path": spool.relative(held)})
-    append({"op": "status", "key": _PARENT_KEY, "status": status, "time": now_ms})
+    if end:
+        append({"op": "status", "key": _PARENT_KEY, "status": status, "time": now_ms})
     spool.close()
 
 
@@ -176,7 +199,7 @@ def upload_lineage(tracking_uri: str, run_id: str, path: Path) -> None:
     """
     client = make_client(tracking_uri)
     with tracking_errors(tracking_uri):
-        client.log_artifact(run_id, str(path))
+        put_file(client, run_id, path)
 
 
 def close_parent(
@@ -187,6 +210,7 @@ def close_parent(
     tags: Mapping[str, str] | None = None,
     metrics: Mapping[str, float] | None = None,
     step: int = 0,
+    end: bool = True,
 ) -> None:
     """End the parent run, with last tags and metrics.
 
@@ -197,6 +221,7 @@ def close_parent(
         tags: Last tags.
         metrics: Last metrics.
         step: Of the metrics. What MLflow shows as a metric's value is that of the highest step, the latest of equals.
+        end: Whether it is ended; a job's own run is not, as Azure ML does so.
 
     Raises:
         TrackingError: The store does not answer or refuses.
@@ -207,7 +232,8 @@ def close_parent(
             client.set_tag(run_id, name, value)
         for name, number in (metrics or {}).items():
             client.log_metric(run_id, name, number, step=step)
-        client.set_terminated(run_id, status=status)
+        if end:
+            client.set_terminated(run_id, status=status)
 
 
 def _experiment(tracking_uri: str, name: str, artifact_location: str | None) -> str:

@@ -1,20 +1,18 @@
 """Reading runs and checkpoints from the tracking store: page by page, with filters that every store has."""
 
-import re
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import stamina
 
-from plato_core.errors import CheckpointError, TrackingError
-from plato_core.manifest import MANIFEST_NAME, Manifest, checkpoint_name, read_manifest
+from plato_core.errors import TrackingError
+from plato_core.manifest import checkpoint_name
 from plato_core.selection import CheckpointRecord, RunRecord
+from plato_core.tracking.artifacts import artifact_repository, checkpoint_in, is_transient
 from plato_core.tracking.client import tracking_errors
-from plato_core.tracking.transfer import artifact_repository, is_transient
+from plato_core.tracking.transfer import stored_manifest
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -75,19 +73,17 @@ def complete_checkpoints(client: "MlflowClient", run_id: str) -> list[Checkpoint
     """
     with tracking_errors(client.tracking_uri):
         repository = artifact_repository(client, run_id)
-        paths = [
-            info.path for info in _listed(repository) if info.is_dir and re.fullmatch(r"checkpoint_\d{6,}", info.path)
-        ]
+        paths = [info.path for info in _listed(repository) if info.is_dir and checkpoint_in(info.path) is not None]
         if not paths:
             return []
         with ThreadPoolExecutor(min(_PARALLEL, len(paths)), thread_name_prefix="plato-manifests") as pool:
-            found = list(pool.map(lambda path: _manifest(repository, path), paths))
-    records = [
-        CheckpointRecord(run_id, manifest.iteration, path, manifest)
+            found = list(pool.map(lambda path: stored_manifest(repository, path), paths))
+    records = {  # by iteration: a store that takes each path once may have one twice, both whole
+        manifest.iteration: CheckpointRecord(run_id, manifest.iteration, path, manifest)
         for path, manifest in zip(paths, found, strict=True)
-        if manifest is not None and path == checkpoint_name(manifest.iteration)
-    ]
-    return sorted(records, key=lambda record: record.iteration)
+        if manifest is not None and checkpoint_in(path) == checkpoint_name(manifest.iteration)
+    }
+    return [records[iteration] for iteration in sorted(records)]
 
 
 def quoted(value: str) -> str:
@@ -99,24 +95,6 @@ def quoted(value: str) -> str:
     if "'" in value or '"' in value:
         raise TrackingError(f"{value!r} cannot be searched for: it holds a quote.")
     return f"'{value}'"
-
-
-@stamina.retry(on=is_transient, attempts=4, timeout=60.0)
-def _manifest(repository: "ArtifactRepository", path: str) -> Manifest | None:
-    """Return the manifest of the checkpoint at `path`; None if it has none that can be read."""
-    wanted = f"{path}/{MANIFEST_NAME}"
-    if wanted not in {info.path for info in _listed(repository, path)}:
-        return None
-    with tempfile.TemporaryDirectory(prefix="plato-manifest-") as folder:
-        try:
-            return read_manifest(Path(repository.download_artifacts(wanted, folder)).parent)
-        except CheckpointError:
-            return None
-        except Exception:
-            # A deleted file and a store that is away look alike here; the folder's listing tells them apart.
-            if wanted not in {info.path for info in _listed(repository, path)}:
-                return None
-            raise
 
 
 @stamina.retry(on=is_transient, attempts=4, timeout=60.0)

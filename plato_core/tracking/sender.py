@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from plato_core.errors import PlatoError
 from plato_core.manifest import MANIFEST_NAME, checkpoint_name, read_manifest
+from plato_core.tracking.artifacts import artifact_repository, put_file
+from plato_core.tracking.azure import is_azure
 from plato_core.tracking.client import make_client
 from plato_core.tracking.ops import CreateRun, LogOp, SetStatus
 from plato_core.tracking.transfer import upload_checkpoint
@@ -62,7 +64,8 @@ def outcome() -> Iterator[None]:
         final = (
             _is_final(status)
             if isinstance(status, int)
-            else isinstance(error, _BUGS) and not isinstance(error, OSError)
+            else (isinstance(error, _BUGS) and not isinstance(error, OSError))
+            or (type(error) is Exception and str(error).startswith("UserError"))  # of Azure ML's plugin
         )
         raise (Refused if final else Away)(_one_line(error)) from error
 
@@ -95,8 +98,8 @@ class Sender:
         self.tracking_uri = tracking_uri
         self.experiment_id = experiment_id
         self.sweep_id = sweep_id
-        azureml = tracking_uri.startswith("azureml:")
-        self.max_metrics = MAX_METRICS_A_BATCH_AZUREML if azureml else MAX_METRICS_A_BATCH
+        self._azureml = is_azure(tracking_uri)
+        self.max_metrics = MAX_METRICS_A_BATCH_AZUREML if self._azureml else MAX_METRICS_A_BATCH
         self.round_trip_s = 0.0
 
     @cached_property
@@ -186,18 +189,16 @@ class Sender:
         """Upload one file to the root of the run's artifacts; returns the bytes sent."""
         client = self.client
         with outcome():
-            client.log_artifact(run_id, str(path))
+            put_file(client, run_id, path)
             return path.stat().st_size
 
     def delete_checkpoint(self, run_id: str, iteration: int) -> None:
         """Delete a checkpoint from the store, manifest first, so that half of one never looks whole."""
         client = self.client
+        if self._azureml:  # whose plugin says nothing and does nothing
+            raise Refused("Azure ML has no request that deletes an artifact of a run")
         with outcome():
-            from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-            repository = get_artifact_repository(
-                str(client.get_run(run_id).info.artifact_uri), tracking_uri=self.tracking_uri
-            )
+            repository = artifact_repository(client, run_id)
             folder = checkpoint_name(iteration)
             repository.delete_artifacts(f"{folder}/{MANIFEST_NAME}")
             repository.delete_artifacts(folder)

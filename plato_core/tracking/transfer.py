@@ -1,7 +1,6 @@
 """Checkpoints on their way to the tracking store and back, each file checked against the manifest."""
 
 import contextlib
-import functools
 import itertools
 import os
 import posixpath
@@ -18,12 +17,21 @@ import stamina
 
 from plato_core.errors import CheckpointError, ConfigError, TrackingError
 from plato_core.manifest import (
+    MANIFEST_NAME,
     Manifest,
     checkpoint_name,
     differences,
     read_manifest,
     store_manifest,
     verify,
+)
+from plato_core.tracking.artifacts import (
+    artifact_repository,
+    checkpoint_folders,
+    checkpoint_in,
+    is_absent,
+    is_taken,
+    is_transient,
 )
 from plato_core.tracking.client import redact
 from plato_core.tracking.staging import staging_folder
@@ -59,7 +67,8 @@ def upload_checkpoint(
     """Upload the files that `manifest` names from `directory`, and then the manifest.
 
     They land under the artifact path `checkpoint_NNNNNN` of the run. Calling it again after a failure
-    writes the same files to the same place. Transient errors of the store are retried for a short while.
+    writes the same files to the same place; in a store that takes each path once, to a folder of another name,
+    unless the checkpoint is whole there. Transient errors of the store are retried for a short while.
 
     Args:
         client: Of the tracking store.
@@ -76,8 +85,18 @@ def upload_checkpoint(
             the caller can tell with `is_transient` whether to try again later.
     """
     repository = artifact_repository(client, run_id)
-    source, target = Path(directory), checkpoint_name(manifest.iteration)
+    for folder in checkpoint_folders(checkpoint_name(manifest.iteration)):
+        try:
+            return _upload(repository, Path(directory), folder, manifest)
+        except Exception as error:
+            if not is_taken(error):
+                raise
+            if stored_manifest(repository, folder) == manifest:
+                return manifest.size
+    raise AssertionError("there is always another folder")
 
+
+def _upload(repository: "ArtifactRepository", source: Path, target: str, manifest: Manifest) -> int:
     @stamina.retry(on=is_transient, attempts=3, timeout=30.0)
     def put(path: str) -> None:
         repository.log_artifact(str(source / path), posixpath.join(target, posixpath.dirname(path)).rstrip("/"))
@@ -96,6 +115,28 @@ def upload_checkpoint(
             with attempt:
                 repository.log_artifact(str(written), target)
     return manifest.size + size
+
+
+@stamina.retry(on=is_transient, attempts=4, timeout=60.0)
+def stored_manifest(repository: "ArtifactRepository", folder: str) -> Manifest | None:
+    """Return the manifest of the checkpoint in an artifact folder; None if it has none that can be read.
+
+    Raises:
+        Exception: What the store raised, if it did not answer.
+    """
+    wanted = f"{folder}/{MANIFEST_NAME}"
+    if wanted not in {info.path for info in repository.list_artifacts(folder)}:
+        return None
+    with tempfile.TemporaryDirectory(prefix="plato-manifest-") as local:
+        try:
+            return read_manifest(Path(repository.download_artifacts(wanted, local)).parent)
+        except CheckpointError:
+            return None
+        except Exception as error:
+            # A deleted file and a store that is away look alike here; the folder's listing tells them apart.
+            if is_absent(error) or wanted not in {info.path for info in repository.list_artifacts(folder)}:
+                return None
+            raise
 
 
 def download_checkpoint(
@@ -125,7 +166,7 @@ def download_checkpoint(
         TrackingError: The store did not answer, several times over.
     """
     artifact_path = checkpoint_name(checkpoint) if isinstance(checkpoint, int) else checkpoint
-    target = Path(local_path).absolute() / run_id / posixpath.basename(artifact_path)
+    target = Path(local_path).absolute() / run_id / (checkpoint_in(artifact_path) or posixpath.basename(artifact_path))
     try:
         if _is_whole(target, manifest):
             return DownloadedCheckpoint(target, manifest, reused=True)
@@ -152,41 +193,6 @@ def _require_space(folder: Path, manifest: Manifest) -> None:
             f"{folder.parent} has {free / 1e6:.0f} MB left and the checkpoint needs "
             f"{manifest.size / 1e6:.0f} MB. Make room, or name a local path on another disk."
         )
-
-
-def is_transient(error: Exception) -> bool:
-    """Say whether the same request may succeed a little later: no connection, HTTP 408, 429 or 5xx."""
-    import requests
-    from mlflow.exceptions import MlflowException
-
-    if isinstance(error, MlflowException):
-        status = error.get_http_status_code()
-    elif isinstance(error, requests.HTTPError):
-        status = error.response.status_code if error.response is not None else None
-    else:
-        status = getattr(error, "status_code", None)  # azure.core's errors
-    if isinstance(status, int):
-        return status in (408, 429) or status >= 500
-    return isinstance(error, ConnectionError | TimeoutError | requests.ConnectionError | requests.Timeout)
-
-
-@functools.lru_cache(maxsize=512)
-@stamina.retry(on=is_transient, attempts=3, timeout=30.0)
-def _artifact_uri(client: "MlflowClient", run_id: str) -> str:
-    uri = client.get_run(run_id).info.artifact_uri
-    if uri is None:
-        raise TrackingError(f"Run {run_id} in {redact(client.tracking_uri)} has no place for artifacts.")
-    return uri
-
-
-def artifact_repository(client: "MlflowClient", run_id: str) -> "ArtifactRepository":
-    """Return where the artifacts of a run are, asking the store for the place once a run.
-
-    Unlike the client's own methods it lets an error of the artifact store through as it was.
-    """
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-    return get_artifact_repository(_artifact_uri(client, run_id), tracking_uri=client.tracking_uri)
 
 
 def _is_local(repository: "ArtifactRepository") -> bool:

@@ -129,6 +129,18 @@ def test_a_deployment_reads_back_as_it_is_written(stack: Stack, name: str) -> No
     assert schedules == ([("nightly", cron, True)] if name == "nightly" else [])
 
 
+def test_the_deployments_for_azure_ml_have_a_pool_that_waits_for_a_worker(stack: Stack) -> None:
+    pool = stack.request("GET", "/work_pools/aml")
+    assert pool["type"] == "azure-ml"
+    assert pool["base_job_template"]["variables"]["properties"]["compute"]["title"] == "Compute"
+    for name, schedules in (("aml", []), ("nightly-aml", [("nightly-aml", False)])):
+        found = deployment(stack, name)
+        assert found["work_pool_name"] == "aml"
+        assert found["entrypoint"] == "flows/sweep_and_fetch.py:sweep"
+        assert [(schedule["slug"], schedule["active"]) for schedule in found["schedules"]] == schedules
+    assert stack.request("POST", "/work_pools/aml/workers/filter", {}) == []
+
+
 def test_the_form_has_the_models_titles_descriptions_bounds_and_defaults(stack: Stack) -> None:
     form = deployment(stack, "local")["parameter_openapi_schema"]["properties"]
     assert set(form) == set(SweepConfig.model_fields)

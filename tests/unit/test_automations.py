@@ -10,6 +10,7 @@ from plato_core.cli.run import PREFECT_ENVIRONMENT
 from plato_core.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
+AZURE_ML = ("NotStarted", "Provisioning", "Preparing", "Queued", "Starting")  # of a job that waits for its nodes
 HEARTBEAT = "PREFECT_FLOWS_HEARTBEAT_FREQUENCY"
 
 
@@ -30,6 +31,7 @@ def test_prefect_has_a_state_of_each_name_that_is_waited_for() -> None:
         for event in (*automation.trigger.expect, *automation.trigger.after):  # type: ignore[union-attr]
             name = event.removeprefix("prefect.flow-run.")
             known = hasattr(prefect.states, name) or name in ("heartbeat", "TimedOut", "Suspended", Cancelled().name)
+            known = known or name in AZURE_ML
             assert known, event
 
 

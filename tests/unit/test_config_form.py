@@ -1,5 +1,6 @@
 """A deployment's form: what it shows, and what comes back from it."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from plato_core import presets
 from plato_core.config import SweepConfig
-from plato_core.config_form import form_values, from_form
+from plato_core.config_form import form_values, from_form, storage_of
 from plato_core.config_sources import load_config
 from plato_core.errors import ConfigError
 from plato_core.training import schema
@@ -135,3 +136,30 @@ def test_a_deployments_own_settings_stand_beside_its_preset() -> None:
     values = form_values("nightly", env_name="Acrobot-v1", stop_reward=-90, seed=3)
     assert (values["env_name"], values["stop_reward"], values["seed"]) == ("Acrobot-v1", -90, 3)
     assert from_form(values, {}).flow_parameters() == values
+
+
+def test_where_the_files_go_and_how_many_nodes_come_is_said_by_the_machine() -> None:
+    environ = {"PLATO_STORAGE_PATH": "/mnt/sweeps", "PLATO_RAY_ADDRESS": "auto", "PLATO_RAY_NODES": "2"}
+    shown = form_values("test-local")
+    config = from_form(shown, environ, shown)
+    assert (config.storage_path, config.ray_address, config.ray_nodes) == ("/mnt/sweeps", "auto", 2)
+    assert from_form(shown | {"storage_path": "mine"}, environ, shown).storage_path == "mine"
+    assert storage_of(shown, environ, shown) == Path("/mnt/sweeps")
+    assert storage_of(shown | {"storage_path": "/mine"}, environ, shown) == Path("/mine")
+    assert storage_of({}, {}) == Path(".plato/sweeps").absolute()
+
+
+def test_a_sweep_that_goes_on_runs_on_the_machines_that_it_has_now(tmp_path: Path) -> None:
+    sweep = tmp_path / "20260101-000000-abcdef"
+    sweep.mkdir()
+    shown = form_values("test-local")
+    begun = from_form(shown | {"seed": 1}, {"PLATO_RAY_ADDRESS": "auto", "PLATO_RAY_NODES": "2"}, shown)
+    (sweep / "config.yaml").write_text(begun.to_yaml())
+    environ = {"PLATO_STORAGE_PATH": str(tmp_path), "PLATO_RAY_ADDRESS": "local", "PLATO_RAY_NODES": "1"}
+    config = from_form(shown | {"resume": "last"}, environ, shown)
+    assert (config.resume, config.ray_address, config.ray_nodes) == (sweep.name, None, 1)
+
+
+def test_several_nodes_need_a_cluster() -> None:
+    with pytest.raises(ConfigError, match="ray_nodes: 2 nodes are possible on a Ray cluster only"):
+        from_form(form_values("test-local") | {"ray_nodes": 2}, {})

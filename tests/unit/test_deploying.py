@@ -16,7 +16,7 @@ DEPLOYMENTS = {deployment["name"]: deployment for deployment in deployments(PROJ
 
 
 def test_the_deployments_are_there() -> None:
-    assert set(DEPLOYMENTS) == {"local", "nightly"}
+    assert set(DEPLOYMENTS) == {"local", "nightly", "aml", "nightly-aml"}
 
 
 @pytest.mark.parametrize("name", DEPLOYMENTS)
@@ -38,7 +38,7 @@ def test_prefect_reads_every_key(name: str) -> None:
 
     deployment = DEPLOYMENTS[name]
     assert set(deployment) <= set(DeploymentConfig.model_fields)
-    assert set(deployment["concurrency_limit"]) <= set(ConcurrencyLimitSpec.model_fields)
+    assert set(deployment.get("concurrency_limit", ())) <= set(ConcurrencyLimitSpec.model_fields)
     for schedule in deployment.get("schedules", ()):
         RawScheduleConfig.model_validate(schedule)
         assert schedule["slug"]  # without one a second deploy would add the schedule again
@@ -47,8 +47,21 @@ def test_prefect_reads_every_key(name: str) -> None:
     assert top <= {field.alias or key for key, field in PrefectYamlModel.model_fields.items()}
 
 
+def test_nights_on_azure_ml_wait_until_they_are_switched_on() -> None:
+    [schedule] = DEPLOYMENTS["nightly-aml"]["schedules"]
+    assert schedule["active"] is False
+
+
+@pytest.mark.parametrize("name", [name for name in DEPLOYMENTS if name.endswith("aml")])
+def test_an_azure_ml_pool_knows_each_variable_that_a_deployment_sets(name: str) -> None:
+    from plato_core.aml.pool import AzureMLVariables
+
+    AzureMLVariables.model_validate(DEPLOYMENTS[name]["work_pool"]["job_variables"])
+    assert set(DEPLOYMENTS[name]["work_pool"]["job_variables"]) <= set(AzureMLVariables.model_fields)
+
+
 def test_each_work_pool_is_known_with_its_type(tmp_path: Path) -> None:
-    assert work_pools(PROJECT) == {"local": "process"}
+    assert work_pools(PROJECT) == {"local": "process", "aml": "azure-ml"}
     (tmp_path / "prefect.yaml").write_text(
         "definitions: {work_pool_types: {far: azure-ml}}\n"
         "deployments:\n- {work_pool: {name: far}}\n- {work_pool: {name: near}}\n- {work_pool: {name: far}}\n"

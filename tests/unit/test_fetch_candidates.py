@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from plato_core.errors import ConfigError
-from plato_core.fetch import TopRun, best_candidates, reading_uri
+from plato_core.fetch import TopRun, best_candidates
+from plato_core.reading import reading_uri
 from plato_core.selection import RunRecord
 
 

@@ -1,0 +1,300 @@
+"""The few things that a worker asks of an Azure ML workspace. Every call blocks, some for minutes: use threads.
+
+azure-core tries again by itself what a busy service refuses (429, 5xx) and what a broken connection ends, so an error
+from here has lasted for some seconds. A job is submitted under a name of its own; asking again gives the same job.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from plato_core.aml.credentials import MANAGEMENT, sign_in_message, signed_in
+from plato_core.aml.job import JobSpec, command_job
+from plato_core.aml.workspace import Workspace
+from plato_core.errors import AmlError, ConfigError
+from plato_core.report.text import plain
+
+if TYPE_CHECKING:
+    from azure.ai.ml import MLClient
+    from azure.core import PipelineClient
+    from azure.core.credentials import TokenCredential
+
+T = TypeVar("T")
+TERMINAL = frozenset({"Completed", "Failed", "Canceled"})
+_CANCEL_S = 20.0  # that it is cancelled is seen by its status; so long the request itself is waited for
+_LONGEST = 500
+
+
+class AmlUnavailable(AmlError):
+    """Azure ML does not answer, or asks to come back later; the same request may succeed in a while."""
+
+
+@dataclass(frozen=True)
+class JobState:
+    """A job as Azure ML has it.
+
+    Attributes:
+        name: Its name, which is its run's id too.
+        status: Azure ML's word: `Queued`, `Preparing`, `Running`, `Completed`...
+        experiment: The experiment that it belongs to.
+        compute: The cluster's name.
+        studio_url: Its page.
+    """
+
+    name: str
+    status: str
+    experiment: str
+    compute: str
+    studio_url: str
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has come to its end."""
+        return self.status in TERMINAL
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What Azure ML says about a job that ended badly."""
+
+    code: str = ""
+    message: str = ""
+
+
+class JobClient:
+    """A workspace's jobs.
+
+    Args:
+        workspace: Whose.
+    """
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+        self._lock = threading.Lock()
+
+    def check_compute(self, name: str, instance_count: int) -> None:
+        """Refuse a cluster that is not there or is too small, which Azure ML itself tells only a queued job.
+
+        Raises:
+            ConfigError: It is not as it must be.
+            AmlError: Azure ML cannot be asked.
+        """
+        from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, ResourceNotFoundError
+
+        try:
+            compute = self._call(lambda: self._ml.compute.get(name), keep=(ResourceNotFoundError, HttpResponseError))
+        except ResourceNotFoundError:
+            there = ", ".join(sorted(found.name or "" for found in self._call(lambda: list(self._ml.compute.list()))))
+            raise ConfigError(
+                f"compute: workspace {self.workspace.name} has no compute {name!r}; it has: {there or 'none'}"
+            ) from None
+        except ClientAuthenticationError as error:
+            raise _translated(error) from None
+        except HttpResponseError as error:
+            if error.status_code == 403:  # may submit jobs, but not look at computes
+                return
+            raise _translated(error) from None
+        most = getattr(compute, "max_instances", None)
+        if most is not None and instance_count > most:
+            raise ConfigError(
+                f"instance_count: {instance_count} nodes, but compute {name!r} grows to {most} at most; "
+                "ask for fewer or raise the cluster's maximum"
+            )
+
+    def find(self, name: str) -> JobState | None:
+        """Return a job, or None if there is none of that name.
+
+        Raises:
+            AmlError: Azure ML cannot be asked.
+        """
+        from azure.core.exceptions import ResourceNotFoundError
+
+        try:
+            return _state(self._call(lambda: self._ml.jobs.get(name), keep=(ResourceNotFoundError,)))
+        except ResourceNotFoundError:
+            return None
+
+    def submit(self, spec: JobSpec) -> JobState:
+        """Upload the code and create the job.
+
+        Raises:
+            ConfigError: A setting cannot be.
+            AmlError: Azure ML refuses or cannot be asked.
+        """
+        job = command_job(spec)
+        return _state(self._call(lambda: self._ml.jobs.create_or_update(job)))
+
+    def cancel(self, name: str) -> None:
+        """Ask that a job is cancelled; one that has ended stays as it is.
+
+        Raises:
+            AmlError: Azure ML cannot be asked.
+        """
+        from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
+
+        def ask() -> None:
+            self._ml.jobs.begin_cancel(name).wait(_CANCEL_S)
+
+        try:
+            self._call(ask, keep=(ResourceNotFoundError, HttpResponseError))
+        except ResourceNotFoundError:
+            return
+        except HttpResponseError as error:
+            state = self.find(name)
+            if state is not None and not state.ended and state.status != "CancelRequested":
+                raise _translated(error) from None
+
+    def failure(self, name: str) -> Failure:
+        """Return what Azure ML says about a job's end.
+
+        Raises:
+            AmlError: Azure ML cannot be asked.
+        """
+        details = self.history(f"/runs/{name}/details")
+        error = (details or {}).get("error") or {}
+        found: dict[str, Any] = error.get("error") or {}
+        code, message = str(found.get("code") or ""), str(found.get("message") or "")
+        inner = found.get("innerError") or {}
+        while isinstance(inner, dict) and inner.get("code"):
+            code, inner = f"{code}/{inner['code']}", inner.get("innerError")
+        return Failure(code, plain(message))
+
+    def history(self, path: str, query: dict[str, str] | None = None) -> dict[str, Any] | None:
+        """Ask the workspace's run history, and return its answer; None for what it does not know.
+
+        Raises:
+            AmlError: It cannot be asked.
+        """
+        from azure.core.rest import HttpRequest
+
+        request = HttpRequest("GET", f"{self._history_url}{path}", params=query or {})
+        response = self._call(lambda: self._rest.send_request(request))
+        if response.status_code == 404:
+            return None
+        self._call(response.raise_for_status)
+        return response.json()
+
+    def read(self, url: str, offset: int, most: int) -> bytes | None:
+        """Return a part of a blob, by an address that carries its own right to be read.
+
+        None means that the blob is shorter than that: it was begun anew.
+
+        Args:
+            url: Of the blob, with its signature.
+            offset: The first byte.
+            most: So many bytes at most.
+
+        Raises:
+            AmlError: It cannot be read.
+        """
+        from azure.core.rest import HttpRequest
+
+        headers = {"Range": f"bytes={offset}-{offset + most - 1}", "x-ms-version": "2021-08-06"}
+        request = HttpRequest("GET", url, headers=headers)
+        response = self._call(lambda: self._plain.send_request(request))
+        if response.status_code == 416:  # nothing new, unless it tells a size below
+            size = response.headers.get("Content-Range", "").rpartition("/")[2]
+            return None if size.isdecimal() and int(size) < offset else b""
+        if response.status_code == 404:  # nothing there yet
+            return b""
+        self._call(response.raise_for_status)
+        content = response.read()
+        return content if response.status_code == 206 else content[offset : offset + most]
+
+    @cached_property
+    def _credential(self) -> TokenCredential:
+        return signed_in()
+
+    @cached_property
+    def _client(self) -> MLClient:
+        import logging
+
+        from azure.ai.ml import MLClient
+
+        for noisy in ("azure.ai.ml", "azure.core", "azure.identity"):
+            logging.getLogger(noisy).setLevel(logging.ERROR)
+        where = self.workspace
+        return MLClient(self._credential, where.subscription_id, where.resource_group, where.name, show_progress=False)
+
+    @property
+    def _ml(self) -> MLClient:
+        with self._lock:  # threads that come together make one client
+            return self._client
+
+    @cached_property
+    def _history_url(self) -> str:
+        found = self._call(lambda: self._ml.workspaces.get(self.workspace.name))
+        if found is None or not found.location:
+            raise AmlError(f"workspace {self.workspace}: Azure does not tell its location")
+        return f"https://{found.location}.api.azureml.ms/history/v1.0{self.workspace.resource_id}"
+
+    @cached_property
+    def _rest(self) -> PipelineClient:
+        from azure.core import PipelineClient
+        from azure.core.pipeline.policies import BearerTokenCredentialPolicy, RetryPolicy
+
+        login = BearerTokenCredentialPolicy(self._credential, MANAGEMENT)
+        return PipelineClient("https://management.azure.com", policies=[RetryPolicy(), login])
+
+    @cached_property
+    def _plain(self) -> PipelineClient:
+        from azure.core import PipelineClient
+        from azure.core.pipeline.policies import RetryPolicy
+
+        return PipelineClient("https://blob.core.windows.net", policies=[RetryPolicy()])
+
+    def _call(self, ask: Callable[[], T], keep: tuple[type[Exception], ...] = ()) -> T:
+        """Return what Azure answers; of its errors those to keep as they are, others as one of ours."""
+        from azure.ai.ml.exceptions import MlException
+        from azure.core.exceptions import AzureError
+
+        try:
+            return ask()
+        except keep:
+            raise
+        except (AzureError, MlException, OSError) as error:
+            raise _translated(error) from None
+
+
+def _state(job: Any) -> JobState:
+    services = job.services or {}
+    studio = services.get("Studio")
+    return JobState(
+        name=job.name,
+        status=str(getattr(job.status, "value", job.status)),
+        experiment=job.experiment_name or "",
+        compute=str(job.compute or "").rpartition("/")[2],
+        studio_url=(getattr(studio, "endpoint", None) or "") if studio is not None else "",
+    )
+
+
+def _translated(error: Exception) -> AmlError | ConfigError:
+    from azure.core.exceptions import ClientAuthenticationError, HttpResponseError
+    from azure.core.exceptions import ServiceRequestError as NotSent
+    from azure.core.exceptions import ServiceResponseError as NotAnswered
+
+    if isinstance(error, AmlError):
+        return error
+    if isinstance(error, ClientAuthenticationError) and error.status_code is None:
+        return AmlError(sign_in_message(str(error)))
+    text, status = _message(error), getattr(error, "status_code", None)
+    if status in (401, 403):
+        return AmlError(
+            f"Azure ML refuses ({status}): {text}; whoever is signed in needs the role AzureML Data Scientist "
+            "on the workspace"
+        )
+    broke_off = isinstance(error, NotSent | NotAnswered | OSError | HttpResponseError) and status is None
+    if broke_off or status in (408, 429) or (status or 0) >= 500:
+        return AmlUnavailable(f"Azure ML does not answer as it should: {text}")
+    return AmlError(f"Azure ML refuses{f' ({status})' if status else ''}: {text}")
+
+
+def _message(error: Exception) -> str:
+    """Return the words of an error that Azure wrote for people, on one line."""
+    text = getattr(getattr(error, "error", None), "message", None) or getattr(error, "message", None)
+    line = plain(str(text or error)) or type(error).__name__
+    return line if len(line) <= _LONGEST else line[: _LONGEST - 3] + "..."

@@ -1,0 +1,98 @@
+"""Signing in to Azure with azure-identity, without any window or prompt: a worker has nobody to answer one.
+
+Tried in this order, the first that answers is kept: a service principal in `AZURE_TENANT_ID`, `AZURE_CLIENT_ID` and
+`AZURE_CLIENT_SECRET` (or a certificate), a workload identity, a managed identity, then whoever signed in with
+`az login`, Azure PowerShell or `azd auth login`. A job with the identity of the user who submitted it has that one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING
+
+from plato_core.errors import AmlError
+from plato_core.report.text import plain
+
+if TYPE_CHECKING:
+    from azure.core.credentials import TokenCredential
+
+MANAGEMENT = "https://management.azure.com/.default"
+WAY_OUT = (
+    "sign in with `az login`, or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET of a service principal, "
+    "or AZURE_CLIENT_ID of a managed identity"
+)
+# Of a way that is not set up here; a way that was tried and refused says something else.
+_NOT_SET_UP = (
+    "unavailable", "not available", "not found", "not be found", "not installed", "not configured", "az login",
+    "azd auth login", "connect-azaccount",
+)  # fmt: skip
+_PREFIXES = ("authentication failed: ", "(invalid_client) ", "(unauthorized_client) ")
+_LONGEST = 300
+
+
+def credential() -> TokenCredential:
+    """Return a credential; nothing is asked for before its first use. It never opens a browser and never prompts."""
+    from azure.identity import DefaultAzureCredential
+
+    # It logs every way that it tried at WARNING, before the error says the same.
+    logging.getLogger("azure.identity").setLevel(logging.ERROR)
+    if os.environ.get("OBO_ENDPOINT"):  # a job whose identity is `user_identity`
+        from azure.ai.ml.identity import AzureMLOnBehalfOfCredential
+
+        return AzureMLOnBehalfOfCredential()
+    return DefaultAzureCredential(
+        exclude_interactive_browser_credential=True,
+        exclude_broker_credential=True,
+        exclude_visual_studio_code_credential=True,
+        exclude_shared_token_cache_credential=True,
+        # DEFAULT_IDENTITY_CLIENT_ID: the identity of the compute that a job runs on.
+        managed_identity_client_id=os.environ.get("AZURE_CLIENT_ID") or os.environ.get("DEFAULT_IDENTITY_CLIENT_ID"),
+    )
+
+
+def signed_in(scope: str = MANAGEMENT) -> TokenCredential:
+    """Return a credential that has just given a token, so that a failure is met here and not deep in a client.
+
+    Args:
+        scope: What the token is for.
+
+    Raises:
+        AmlError: Nobody is signed in, or Azure refused.
+    """
+    from azure.core.exceptions import AzureError
+
+    found = credential()
+    try:
+        found.get_token(scope)
+    except AzureError as error:
+        raise AmlError(sign_in_message(str(error))) from None
+    return found
+
+
+def sign_in_message(text: str) -> str:
+    """Return the one line to show for azure-identity's account of everything it tried."""
+    attempts: dict[str, str] = {}
+    for line in text.splitlines():
+        if line.startswith("\t"):
+            name, _, why = line.strip().partition(": ")
+            attempts[name] = why
+    refused = {
+        name: why for name, why in attempts.items() if why and not any(word in why.lower() for word in _NOT_SET_UP)
+    }
+    if not attempts and text.strip():
+        refused = {"": next(line for line in text.splitlines() if line.strip())}
+    # The chain stops at the first that was refused; before it are those that were not set up.
+    name, why = next(reversed(refused.items())) if refused else ("", "")
+    if not why:
+        tried = ", ".join(name.removesuffix("Credential") for name in attempts)
+        return f"nobody is signed in to Azure (tried: {tried}); {WAY_OUT}"
+    why = plain(why)
+    lower = why.lower()
+    for prefix in _PREFIXES:
+        if lower.startswith(prefix):
+            why, lower = why[len(prefix) :], lower[len(prefix) :]
+    if len(why) > _LONGEST:
+        why = why[: _LONGEST - 3] + "..."
+    who = f" ({name})" if name else ""
+    return f"signing in to Azure{who} failed: {why.rstrip('.')}; {WAY_OUT}"

@@ -1,0 +1,160 @@
+"""The program of an Azure ML job: `python -m plato_core.aml.entry` executes one flow run, and says how it ended.
+
+Prefect's own `prefect flow-run execute` ends with 0 also where the flow failed, and Azure ML would call such a job
+Completed. What is to be done stands in the environment (`JobSettings`); the folder that the job starts in has the code.
+
+Exit codes: 0 the run is Completed, 1 it is not, 2 bad input or another version of Ray, 143 Cancelled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from types import FrameType
+
+import psutil
+
+from plato_core.aml import nodes, versions
+from plato_core.aml.flowrun import FlowRunReader, exit_code
+from plato_core.aml.jobsettings import JobSettings, Rank
+from plato_core.aml.secrets import secret
+from plato_core.errors import PlatoError
+from plato_core.sweep.environment import ENVIRONMENT
+from plato_core.sweep.process import kill_session
+
+TERMINATED = 128 + signal.SIGTERM
+# A sweep ends in order within 20 s, and then its runs are closed.
+_ENDS_WITHIN_S = 90.0
+_TICK_S = 0.5
+_QUIET = {
+    **ENVIRONMENT,
+    "DO_NOT_TRACK": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    # Ray's own login: every node alike, whatever one of them finds in its home folder.
+    "RAY_AUTH_MODE": "disabled",
+}
+
+
+class _Term:
+    """SIGTERM, which Azure ML sends when a job is cancelled or its node is taken away."""
+
+    def __init__(self) -> None:
+        self.came_at: float | None = None
+        self.child: subprocess.Popen[bytes] | None = None
+        signal.signal(signal.SIGTERM, self._on_signal)
+
+    def came(self) -> bool:
+        return self.came_at is not None
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.came_at is None:
+            self.came_at = time.monotonic()
+            self.forward()
+
+    def forward(self) -> None:
+        """Tells the flow's own process. Prefect's command above it would end first, and leave it to itself."""
+        if self.child is None or self.child.poll() is not None:
+            return
+        with contextlib.suppress(psutil.NoSuchProcess):
+            own = psutil.Process(self.child.pid)
+            for process in own.children() or [own]:
+                process.terminate()
+
+
+def main() -> int:
+    """Runs this node's part of the job."""
+    term = _Term()
+    os.environ.update({"TZ": "UTC"} | {name: value for name, value in _QUIET.items() if name not in os.environ})
+    os.environ["PYTHONPATH"] = os.pathsep.join([os.getcwd(), *filter(None, [os.environ.get("PYTHONPATH")])])
+    try:
+        job = JobSettings.read()
+        versions.check_ray(job.ray_version)
+        if job.launcher != "mpi":
+            return _run_flow(job, "auto" if job.launcher == "ray" else "local", None, term)
+        rank = Rank.read()
+        if rank.number == 0:
+            with nodes.Head(job, rank, nodes.ray_environment()) as head:
+                _say(f"Ray's head answers at {head.address}")
+                return _run_flow(job, "auto", head.address, term)
+        _say(f"rank {rank.number} joins Ray's head at {rank.head}")
+        done = nodes.follow(job, rank, nodes.ray_environment(), term.came)
+        _say(f"rank {rank.number}: the head's work is done" if done else f"rank {rank.number}: told to stop")
+        return 0 if done else TERMINATED
+    except PlatoError as error:
+        _say(str(error))
+        return error.exit_code
+
+
+def _run_flow(job: JobSettings, ray_address: str, ray_head: str | None, term: _Term) -> int:
+    secrets = _secrets(job)
+    reader = FlowRunReader(job, secrets)
+    before = reader.state(patient=False)
+    if before.final:
+        _say(f"nothing to do: flow run {job.flow_run_id} is {before.name} already")
+        return exit_code(before.kind, told_to_stop=term.came())
+    _say(f"executing flow run {job.flow_run_id} of {job.shown_api_url}")
+    _execute(job, _flow_environment(job, ray_address, ray_head) | secrets, term)
+    after = reader.state(patient=True)
+    _say(f"flow run {job.flow_run_id} is {after.name}" + (f": {after.message}" if after.message else ""))
+    return exit_code(after.kind, told_to_stop=term.came())
+
+
+def _secrets(job: JobSettings) -> dict[str, str]:
+    asked = {"PREFECT_API_KEY": job.api_key_secret, "PREFECT_API_AUTH_STRING": job.api_auth_secret}
+    return {name: secret(url) for name, url in asked.items() if url is not None}
+
+
+def _flow_environment(job: JobSettings, ray_address: str, ray_head: str | None) -> dict[str, str]:
+    """The flow's environment; what the user has set of it stays."""
+    given = {
+        "PLATO_STORAGE_PATH": job.sweeps,
+        # Where a run that is tried again, in another job, finds what its tasks had returned.
+        "PREFECT_LOCAL_STORAGE_PATH": os.path.join(job.sweeps, ".results"),
+        "PLATO_LOCAL_PATH": os.path.join("outputs", "model_checkpoints"),  # Azure ML keeps `outputs` with the job
+        "PLATO_RAY_ADDRESS": ray_address,
+        "PLATO_RAY_NODES": str(job.nodes),
+        "PLATO_RAY_WAIT_S": f"{job.node_wait_s:g}",
+    }
+    # With `auto` Ray goes by this before it looks for the newest Ray of the machine.
+    found = {} if ray_head is None else {"RAY_ADDRESS": ray_head}
+    return {**given, **os.environ, **found}
+
+
+def _execute(job: JobSettings, environment: dict[str, str], term: _Term) -> None:
+    """Runs the flow to its end, and ends it in order where this process is told to stop."""
+    if term.came():
+        return
+    command = [sys.executable, "-m", "prefect", "flow-run", "execute", str(job.flow_run_id)]
+    child = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
+    with _watched(child, term):
+        while child.poll() is None:
+            if term.came_at is not None and time.monotonic() - term.came_at > _ENDS_WITHIN_S:
+                _say(f"the flow run has not ended within {_ENDS_WITHIN_S:g} s of being told to: killed")
+                return
+            time.sleep(_TICK_S)
+
+
+@contextlib.contextmanager
+def _watched(child: subprocess.Popen[bytes], term: _Term) -> Iterator[None]:
+    term.child = child
+    if term.came():  # just before
+        term.forward()
+    try:
+        yield
+    finally:
+        kill_session(child.pid)
+        child.wait()
+
+
+def _say(line: str) -> None:
+    print(f"plato: {line}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,209 @@
+"""What can be set about a work pool of type `azure-ml`, and what a flow run makes of it: a job's specification."""
+
+from __future__ import annotations
+
+import ipaddress
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from prefect.settings import get_current_settings
+from prefect.workers.base import BaseJobConfiguration, BaseVariables
+from pydantic import PrivateAttr
+
+from plato_core.aml.fields import PoolFields
+from plato_core.aml.job import JobSpec, job_name
+from plato_core.aml.workspace import Workspace
+from plato_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from prefect.client.schemas.objects import Flow, FlowRun, WorkPool
+    from prefect.client.schemas.responses import DeploymentResponse
+
+COMMAND = "python -m plato_core.aml.entry"
+EXPERIMENT = "plato"
+# Of the worker's own settings a job gets these; any other is about the worker's machine, or a secret.
+_INHERITED = (
+    "PREFECT_API_REQUEST_TIMEOUT", "PREFECT_API_ENABLE_HTTP2", "PREFECT_CLIENT_MAX_RETRIES",
+    "PREFECT_CLIENT_RETRY_EXTRA_CODES", "PREFECT_CLOUD_API_URL", "PREFECT_CLOUD_UI_URL", "PREFECT_UI_URL",
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "PREFECT_LOGGING_LEVEL", "PREFECT_LOGGING_TO_API_ENABLED",
+    "PREFECT_DEBUG_MODE",
+)  # fmt: skip
+# The run's own marks, which Prefect gives each job: ids and names.
+_MARKS = "PREFECT__"
+_QUIET = {
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray's own login between its nodes: all of them or none; a job's nodes see each other only.
+    "RAY_AUTH_MODE": "disabled",
+    "TZ": "UTC",  # azureml-mlflow takes local time for UTC when it asks whether its token is still good
+    "PYTHONUNBUFFERED": "1",
+}
+# What belongs into a key vault, and the variable that tells the job where it is.
+_SECRETS = {
+    "PREFECT_API_KEY": ("api_key_secret", "PLATO_AML_API_KEY_SECRET"),
+    "PREFECT_API_AUTH_STRING": ("api_auth_secret", "PLATO_AML_API_AUTH_SECRET"),
+}
+_NEVER = ("AZURE_CLIENT_SECRET", "AZURE_CLIENT_CERTIFICATE_PASSWORD", "AZURE_PASSWORD", "PREFECT_CLIENT_CUSTOM_HEADERS")
+
+
+class AzureMLVariables(PoolFields, BaseVariables):
+    """The form of a work pool, a deployment or a run."""
+
+
+class AzureMLJobConfiguration(PoolFields, BaseJobConfiguration):
+    """A flow run's settings, filled in."""
+
+    _api_url_given: bool = PrivateAttr(default=False)
+
+    def prepare_for_flow_run(
+        self,
+        flow_run: FlowRun,
+        deployment: DeploymentResponse | None = None,
+        flow: Flow | None = None,
+        work_pool: WorkPool | None = None,
+        worker_name: str | None = None,
+        worker_id: UUID | None = None,
+    ) -> None:
+        """Add what the run needs. It refuses nothing: a run is cancelled by its configuration too."""
+        given = {name: value for name, value in self.env.items() if value is not None}
+        self.command = self.command or COMMAND
+        super().prepare_for_flow_run(flow_run, deployment, flow, work_pool, worker_name, worker_id)
+        kept = {name: value for name, value in self.env.items() if name in _INHERITED or name.startswith(_MARKS)}
+        self._api_url_given = bool(self.api_url or given.get("PREFECT_API_URL"))
+        url = self.api_url or given.get("PREFECT_API_URL") or get_current_settings().api.url or ""
+        self.env = {**_QUIET, **kept, **given, "PREFECT_API_URL": url}
+        if self.experiment is None:
+            asked = (flow_run.parameters or {}).get("experiment_name")
+            self.experiment = asked if isinstance(asked, str) and asked else EXPERIMENT
+
+    def find_workspace(self) -> Workspace:
+        """Return the workspace that is meant.
+
+        Raises:
+            ConfigError: None is named, or only half of one.
+        """
+        parts = {
+            "subscription_id": self.subscription_id,
+            "resource_group": self.resource_group,
+            "workspace": self.workspace,
+        }
+        named = {key: value for key, value in parts.items() if value}
+        if named and self.workspace_config is None:
+            missing = [key for key in parts if key not in named]
+            if missing:
+                raise ConfigError(f"{', '.join(missing)}: not set, but {', '.join(named)}; set all three or none")
+            return Workspace(
+                subscription_id=named["subscription_id"],
+                resource_group=named["resource_group"],
+                name=named["workspace"],
+            )
+        found = Workspace.find(self.workspace_config)
+        if found is None:
+            raise ConfigError(
+                f"no Azure ML workspace: there is no config.json in {Path.cwd()} or its parents; download it from the "
+                "workspace's page in the Azure portal, or set subscription_id, resource_group and workspace in the pool"
+            )
+        return found
+
+    def job_spec(self, flow_run: FlowRun) -> JobSpec:
+        """Return what the job is to be.
+
+        Raises:
+            ConfigError: A setting cannot be; one line.
+        """
+        self._check_api()
+        code = Path(self.code).expanduser()
+        if not code.is_dir():
+            raise ConfigError(f"code: there is no folder {self.code!r} on the worker's machine ({Path.cwd()})")
+        launcher = self.launcher if self.instance_count > 1 else "single"
+        contract = {
+            "PREFECT__FLOW_RUN_ID": str(flow_run.id),
+            "PLATO_AML_RAY_VERSION": version("ray"),
+            "PLATO_AML_NODES": str(self.instance_count),
+            "PLATO_AML_LAUNCHER": launcher,
+            "PLATO_AML_NODE_WAIT_S": str(self.node_wait_s),
+            # With `mpi` the job starts Ray itself; Azure ML's own is told in the job's distribution.
+            "PLATO_AML_RAY_PORT": str(self.ray_port),
+            "PLATO_AML_RAY_HEAD_ARGUMENTS": self.ray_head_arguments or "",
+            "PLATO_AML_RAY_WORKER_ARGUMENTS": self.ray_worker_arguments or "",
+            **{variable: getattr(self, field) or "" for field, variable in _SECRETS.values()},
+        }
+        return JobSpec(
+            name=job_name(flow_run),
+            display_name=self.name or flow_run.name,
+            command=self.command or COMMAND,
+            code=str(code.resolve()),
+            compute=self.compute,
+            instance_count=self.instance_count,
+            environment=self.environment,
+            launcher=launcher,
+            ray_port=self.ray_port,
+            ray_head_arguments=self.ray_head_arguments,
+            ray_worker_arguments=self.ray_worker_arguments,
+            identity=self.identity,
+            identity_client_id=self.identity_client_id,
+            experiment=self.experiment or EXPERIMENT,
+            storage=self.storage,
+            shm_size=self.shm_size,
+            timeout_seconds=self.timeout_seconds,
+            tags={**self._run_tags(), **self.tags},
+            env={name: value for name, value in (self.env | contract).items() if value},
+        )
+
+    def _run_tags(self) -> dict[str, str]:
+        named = {
+            "prefect.flow_run_id": "prefect.io/flow-run-id",
+            "prefect.flow_run": "prefect.io/flow-run-name",
+            "prefect.deployment": "prefect.io/deployment-name",
+        }
+        return {tag: self.labels[label] for tag, label in named.items() if label in self.labels}
+
+    def _check_api(self) -> None:
+        url = self.env.get("PREFECT_API_URL") or ""
+        if not self._api_url_given and _loopback(url):
+            raise ConfigError(
+                f"PREFECT_API_URL: the worker's own, {url or 'none'}, leads to this machine only, and the job runs on "
+                "another; set api_url of the pool to an address of the Prefect server that the compute can reach"
+            )
+        if urlsplit(url).password:
+            raise ConfigError(
+                "PREFECT_API_URL: a password in it would stand in the job's settings for all to read; put it as "
+                "PREFECT_API_AUTH_STRING into a key vault and set api_auth_secret"
+            )
+        for name in _NEVER:
+            if self.env.get(name):
+                raise ConfigError(f"env.{name}: a secret would stand in the job's settings for all to read; remove it")
+        api = get_current_settings().api
+        held = {"PREFECT_API_KEY": api.key, "PREFECT_API_AUTH_STRING": api.auth_string}
+        for name, (field, _) in _SECRETS.items():
+            if self.env.get(name):
+                raise ConfigError(
+                    f"env.{name}: it would stand in the job's settings for all to read; store it in an Azure key "
+                    f"vault and set {field} to the secret's URL"
+                )
+            if held[name] and not getattr(self, field):
+                raise ConfigError(
+                    f"{name}: the worker needs one for the Prefect API and so will the job; store it in an Azure key "
+                    f"vault and set {field} of the pool to the secret's URL"
+                )
+
+
+def _loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback or ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return host in ("", "localhost") or host.endswith(".localhost")
+
+
+def template() -> dict[str, Any]:
+    """Return what a new pool is created with: the form, and how it fills the configuration."""
+    from plato_core.aml.worker import AzureMLWorker
+
+    return AzureMLWorker.get_default_base_job_template()

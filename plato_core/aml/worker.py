@@ -1,0 +1,239 @@
+"""Prefect's worker of type `azure-ml`: a flow run becomes one command job of Azure ML that executes it.
+
+Found through the entry point `prefect.collections`, so that `prefect work-pool create aml --type azure-ml` and
+`prefect worker start --pool aml` know it. Azure's libraries are imported with the first job: they take seconds, and
+every command of Prefect imports this module.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import anyio
+import anyio.abc
+from anyio.to_thread import run_sync
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    WorkPoolFilter,
+    WorkPoolFilterName,
+)
+from prefect.client.schemas.objects import StateType
+from prefect.exceptions import InfrastructureNotFound
+from prefect.types._datetime import now
+from prefect.workers.base import BaseWorker, BaseWorkerResult
+
+from plato_core.aml import WORKER_TYPE
+from plato_core.aml.job import job_name
+from plato_core.aml.pool import AzureMLJobConfiguration, AzureMLVariables
+from plato_core.errors import AmlError, PlatoError
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import FlowRun
+
+    from plato_core.aml.client import JobClient
+    from plato_core.aml.watch import JobWatch
+    from plato_core.aml.workspace import Workspace
+
+T = TypeVar("T")
+# Waits between tries to submit while Azure ML does not answer, in seconds: some five minutes in all.
+_WAITS_S = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0)
+_NEW_S = 60.0  # a run that was just taken over by a worker, which has not put its name on it
+
+
+class AzureMLWorkerResult(BaseWorkerResult):
+    """What became of a job. Its status code is 0: the flow run's own state tells how it ended."""
+
+
+class AzureMLWorker(BaseWorker[AzureMLJobConfiguration, AzureMLVariables, AzureMLWorkerResult]):
+    """Submits flow runs as jobs of Azure Machine Learning, and follows them."""
+
+    type = WORKER_TYPE
+    job_configuration = AzureMLJobConfiguration
+    job_configuration_variables = AzureMLVariables
+    _display_name = "Azure Machine Learning"
+    _description = "Execute flow runs as command jobs on Azure Machine Learning's compute clusters."
+    _documentation_url = ""
+    _logo_url = ""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._followed: set[Any] = set()
+        self._clients: dict[Workspace, JobClient] = {}
+
+    async def run(
+        self,
+        flow_run: FlowRun,
+        configuration: AzureMLJobConfiguration,
+        task_status: anyio.abc.TaskStatus[Any] | None = None,
+    ) -> AzureMLWorkerResult:
+        """Submit a flow run's job, or find the one that it has, and follow it to its end.
+
+        Args:
+            flow_run: To execute.
+            configuration: Its settings.
+            task_status: Told the job's name when there is one, or what kept it from being.
+        """
+        self._followed.add(flow_run.id)
+        name = job_name(flow_run)
+        try:
+            try:
+                jobs = self._jobs(configuration)
+                submitted = await self._submit(flow_run, configuration, jobs, name)
+            except PlatoError as error:
+                self.get_flow_run_logger(flow_run).error("No job was submitted: %s", error)
+                await self._propose_crashed_state(flow_run, f"No Azure ML job was submitted: {error}")
+                if task_status is not None:
+                    task_status.started(error)
+                return AzureMLWorkerResult(identifier=name, status_code=0)
+            if task_status is not None:
+                task_status.started(name)
+            if submitted:
+                await self._watch(flow_run, configuration, jobs, name).follow()
+            return AzureMLWorkerResult(identifier=name, status_code=0)
+        finally:
+            self._followed.discard(flow_run.id)
+
+    async def kill_infrastructure(
+        self, infrastructure_pid: str, configuration: AzureMLJobConfiguration, grace_seconds: int = 30
+    ) -> None:
+        """Cancel a job.
+
+        Args:
+            infrastructure_pid: The job's name.
+            configuration: Of its flow run.
+            grace_seconds: Not used: Azure ML has its own.
+
+        Raises:
+            InfrastructureNotFound: There is no such job.
+        """
+        jobs = self._jobs(configuration)
+        if await _in_thread(jobs.find, infrastructure_pid) is None:
+            raise InfrastructureNotFound(f"There is no Azure ML job {infrastructure_pid}.")
+        await _in_thread(jobs.cancel, infrastructure_pid)
+
+    async def sync_with_backend(self) -> None:
+        """Synchronize, and take over runs whose worker is gone; BaseWorker would leave them alone for ever."""
+        await super().sync_with_backend()
+        if self._work_pool is None or self._runs_task_group is None:
+            return
+        try:
+            await self._take_over()
+        except Exception as error:  # it is tried again with the next heartbeat
+            self._logger.warning("Runs of an earlier worker could not be looked for: %s", error)
+
+    async def _submit(
+        self, flow_run: FlowRun, configuration: AzureMLJobConfiguration, jobs: JobClient, name: str
+    ) -> bool:
+        """Submit the job unless it is there already.
+
+        Returns:
+            Whether there is a job: not, if the run was cancelled before.
+        """
+        from plato_core.aml.client import AmlUnavailable
+
+        logger = self.get_flow_run_logger(flow_run)
+        spec = configuration.job_spec(flow_run)
+        # Before the job: whoever comes after this worker must find it.
+        await self.client.update_flow_run(flow_run.id, infrastructure_pid=name)
+        for wait_s in (*_WAITS_S, None):
+            current = await self.client.read_flow_run(flow_run.id)
+            state = current.state
+            try:
+                job = await _in_thread(jobs.find, name)
+                if job is not None:
+                    logger.info("Job %s is there already; following it", name)
+                    return True
+                if state is not None and (state.is_cancelling() or state.is_cancelled()):
+                    if state.is_cancelling():
+                        await self._cancelled(current, "Cancelled before an Azure ML job was submitted.")
+                    return False
+                logger.info("Submitting job %s to %s", name, jobs.workspace)
+                await _in_thread(jobs.check_compute, spec.compute, spec.instance_count)
+                await _in_thread(jobs.submit, spec)
+                return True
+            except AmlUnavailable as error:
+                if wait_s is None:
+                    raise
+                logger.warning("%s; trying again in %.0f s", error, wait_s)
+                await anyio.sleep(wait_s)
+        raise AssertionError("the last try returns or raises")
+
+    async def _take_over(self) -> None:
+        """Follow each run of the pool that nobody follows."""
+        running = FlowRunFilterStateType(any_=[StateType.PENDING, StateType.RUNNING, StateType.CANCELLING])
+        runs = await self.client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=running)),
+            work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[self._work_pool_name])),
+        )
+        alone = [run for run in runs if run.id not in self._followed and run.id not in self._submitting_flow_run_ids]
+        if not alone:
+            return
+        workers = await self.client.read_workers_for_work_pool(self._work_pool_name)
+        others = {str(worker.name) for worker in workers if worker.status == "ONLINE"} - {self.name}
+        for run in alone:
+            owner = run.labels.get("prefect.worker.name")
+            fresh = run.state is not None and now("UTC") - run.state.timestamp < timedelta(seconds=_NEW_S)
+            if owner in others or (owner is None and fresh) or self._runs_task_group is None:
+                continue
+            self._followed.add(run.id)
+            self._runs_task_group.start_soon(self._follow_again, run)
+
+    async def _follow_again(self, run: FlowRun) -> None:
+        logger = self.get_flow_run_logger(run)
+        try:
+            configuration = await self.job_configuration.resolve_for_flow_run(
+                run,
+                client=self.client,
+                work_pool=copy.deepcopy(self.work_pool),
+                worker_name=self.name,
+                worker_id=self.backend_id,
+            )
+            await self._give_worker_labels_to_flow_run(run.id)
+            name = run.infrastructure_pid
+            jobs = self._jobs(configuration)
+            job = await _in_thread(jobs.find, name) if name else None
+            pending = run.state is not None and run.state.is_pending()
+            if pending and (job is None or job.ended):
+                await self.run(run, configuration)  # its worker died before it had submitted the job
+            elif name is None:
+                await self._cancelled(run, "Cancelled before an Azure ML job was submitted.")
+            else:
+                logger.info("Worker %s follows job %s from here on", self.name, name)
+                await self._watch(run, configuration, jobs, name).follow()
+        except PlatoError as error:
+            logger.warning("This worker cannot follow the run's job: %s", error)
+        except Exception:
+            logger.exception("This worker cannot follow the run's job")
+        finally:
+            self._followed.discard(run.id)
+
+    def _watch(self, flow_run: FlowRun, configuration: AzureMLJobConfiguration, jobs: JobClient, name: str) -> JobWatch:
+        from plato_core.aml.watch import JobWatch
+
+        logger = self.get_flow_run_logger(flow_run)
+        return JobWatch(
+            name, flow_run, configuration, jobs, self.client, logger, self._propose_crashed_state, self._cancelled
+        )
+
+    async def _cancelled(self, flow_run: FlowRun, message: str) -> None:
+        await self._mark_flow_run_as_cancelled(flow_run, state_updates={"message": message})
+
+    def _jobs(self, configuration: AzureMLJobConfiguration) -> JobClient:
+        from plato_core.aml.client import JobClient
+
+        workspace = configuration.find_workspace()
+        return self._clients.setdefault(workspace, JobClient(workspace))
+
+
+async def _in_thread(question: Callable[..., T], *arguments: object) -> T:
+    try:
+        return await run_sync(lambda: question(*arguments), abandon_on_cancel=True)
+    except PlatoError:
+        raise
+    except Exception as error:  # the SDK's validation raises many kinds
+        raise AmlError(f"{type(error).__name__}: {' '.join(str(error).split())[:500]}") from error

@@ -1,0 +1,265 @@
+"""An Azure ML workspace as a tracking store: its address, the sign-in of MLflow's plugin, whether it can be used.
+
+The plugin (azureml-mlflow) has two ways to sign in. In a job it takes the job's token from the environment and renews
+it by itself. Elsewhere it would end at a browser window or a device code, which nobody answers in the middle of a
+night; so there it is given the credential of :mod:`plato_core.aml.credentials`, which asks nobody.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from plato_core.aml.jobrun import JobRun
+from plato_core.aml.workspace import Workspace
+from plato_core.errors import AmlError, ConfigError, PlatoError, TrackingError
+
+if TYPE_CHECKING:
+    from azure.core.credentials import AccessToken, TokenCredential
+
+# As azure-ai-ml 1.35 asks for a workspace.
+_API_VERSION = "2024-10-01-preview"
+_TIMEOUT_S = 30.0
+# A token is asked for anew when it is valid for so many seconds only.
+_SPARE_S = 300.0
+# Region's host -> name of the cloud, its management's host, Studio's host.
+_CLOUDS = {
+    "api.azureml.ms": ("AzureCloud", "management.azure.com", "ml.azure.com"),
+    "api.ml.azure.us": ("AzureUSGovernment", "management.usgovcloudapi.net", "ml.azure.us"),
+    "api.ml.azure.cn": ("AzureChinaCloud", "management.chinacloudapi.cn", "studio.ml.azure.cn"),
+}
+_PUBLIC = _CLOUDS["api.azureml.ms"]
+_BARE = ("azureml", "azureml:", "azureml://")
+_WAY_OUT = "give azureml://... as the workspace's page in the Azure portal shows it, or the path of its config.json"
+
+_lock = threading.RLock()
+_ready: set[str] = set()
+_reached: set[str] = set()
+
+
+def is_azure(uri: str) -> bool:
+    """Say whether a tracking URI is that of a workspace."""
+    return uri.startswith("azureml:")
+
+
+def names_config(uri: str) -> bool:
+    """Say whether what stands for a tracking URI is a workspace's `config.json`, or asks to look for one."""
+    return uri in _BARE or ("://" not in uri and uri.endswith(".json"))
+
+
+def uri_of_config(named: str) -> str:
+    """Return the tracking URI of a workspace that is named by its `config.json`. Asks Azure for the region.
+
+    Args:
+        named: The file; or `azureml`, to look for it as Azure's tools do.
+
+    Raises:
+        ConfigError: There is no such file, or it names no workspace.
+        AmlError: Nobody is signed in, or Azure knows no such workspace.
+    """
+    workspace = Workspace.find(None if named in _BARE else Path(named))
+    if workspace is None:
+        raise ConfigError(f"tracking_uri: {named!r}, but no config.json lies here or in a parent folder; {_WAY_OUT}")
+    return tracking_uri_of(workspace)
+
+
+def tracking_uri_of(workspace: Workspace) -> str:
+    """Return the tracking URI of a workspace, as Azure has it: it holds the region.
+
+    Raises:
+        AmlError: Nobody is signed in, or Azure knows no such workspace.
+    """
+    import requests
+
+    from plato_core.aml.credentials import signed_in
+
+    _, management, _ = next((c for c in _CLOUDS.values() if c[0] == os.environ.get("AZUREML_CURRENT_CLOUD")), _PUBLIC)
+    scope = f"https://{management}/.default"
+    token = signed_in(scope).get_token(scope).token
+    address = f"https://{management}{workspace.resource_id}?api-version={_API_VERSION}"
+    try:
+        answer = requests.get(address, headers={"Authorization": f"Bearer {token}"}, timeout=_TIMEOUT_S)
+    except requests.RequestException as error:
+        raise AmlError(f"Azure does not answer ({_cause(error)}); try again, or look at the network") from None
+    if answer.status_code != 200:
+        raise AmlError(_refused(workspace, answer.status_code))
+    return canonical(str(answer.json()["properties"]["mlFlowTrackingUri"]))
+
+
+def canonical(uri: str) -> str:
+    """Return the one form of a workspace's URI under which the plugin of MLflow 3 keeps it.
+
+    Raises:
+        ConfigError: It names no workspace.
+    """
+    parts = urlsplit(uri)
+    if not parts.netloc:
+        raise ConfigError(f"tracking_uri: {uri!r} names no host; {_WAY_OUT}")
+    return f"azureml://{parts.netloc}/mlflow/v2.0{Workspace.of(uri, 'tracking_uri').resource_id}"
+
+
+def prepare(uri: str) -> str:
+    """Have MLflow's plugin sign in without asking anybody, once a process; makes no request.
+
+    Returns:
+        The URI to make a client with.
+
+    Raises:
+        ConfigError: It names no workspace.
+    """
+    cloud = _cloud(uri)[0]
+    # Else the plugin looks the cloud up, on a machine that may not be let out to where it looks.
+    os.environ.setdefault("AZUREML_CURRENT_CLOUD", cloud)
+    for name in ("azureml", "azure.core.pipeline.policies.http_logging_policy"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if JobRun.tracked_in(uri) is not None and "MLFLOW_TRACKING_TOKEN" in os.environ:
+        return uri.partition("?")[0]
+    target = canonical(uri)
+    with _lock:
+        if target not in _ready:
+            from azureml.mlflow import get_mlflow_tracking_uri_v2
+
+            from plato_core.aml.credentials import credential
+
+            workspace = Workspace.of(target)
+            scope = {
+                "subscription_id": workspace.subscription_id,
+                "resource_group_name": workspace.resource_group,
+                "workspace_name": workspace.name,
+                "host_url": f"https://{urlsplit(target).netloc}",
+                "auth": _Kept(credential()),
+            }
+            target = get_mlflow_tracking_uri_v2(SimpleNamespace(ml_flow_tracking_uri=target), scope)
+            _ready.add(target)
+    return target
+
+
+def check(uri: str) -> None:
+    """See whether a workspace lets us in, once a process. Creates nothing.
+
+    Raises:
+        ConfigError: The URI names no workspace.
+        AmlError: Nobody is signed in.
+        TrackingError: The workspace is not there, does not let us in, or does not answer.
+    """
+    target = prepare(uri)
+    with _lock:
+        if target in _reached:
+            return
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    workspace = Workspace.of(target)
+    try:
+        if JobRun.tracked_in(uri) is None:
+            from plato_core.aml.credentials import signed_in
+
+            signed_in(f"https://{_cloud(uri)[1]}/.default")
+        MlflowClient(tracking_uri=target).search_experiments(max_results=1)
+    except PlatoError:
+        raise
+    except MlflowException as error:
+        status = _status(str(error)) or error.get_http_status_code()
+        known = status in (401, 403, 404)
+        raise TrackingError(
+            _refused(workspace, status) if known else f"{_shown(workspace)} does not answer ({_cause(error)})"
+        ) from error
+    except Exception as error:  # the plugin's own, azure.core's and requests': they have no common base
+        status = getattr(error, "status_code", None)
+        if status in (401, 403, 404):
+            raise TrackingError(_refused(workspace, status)) from error
+        raise TrackingError(f"{_shown(workspace)} does not answer ({_cause(error)})") from error
+    with _lock:
+        _reached.add(target)
+
+
+@contextmanager
+def in_force(uri: str) -> Iterator[None]:
+    """Make a workspace MLflow's global store meanwhile: the plugin makes artifact repositories of no other."""
+    import mlflow
+    from mlflow.tracking import is_tracking_uri_set
+
+    name = "MLFLOW_TRACKING_URI"
+    with _lock:
+        variable = os.environ.get(name)
+        before = mlflow.get_tracking_uri() if is_tracking_uri_set() else None
+        mlflow.set_tracking_uri(uri)
+        try:
+            yield
+        finally:
+            mlflow.set_tracking_uri(None if before == variable else before)  # pyright: ignore[reportArgumentType]
+            if variable is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = variable
+
+
+def studio_page(uri: str, run_id: str) -> str | None:
+    """Return the address of a run's page in Azure ML Studio; None if the URI names no workspace."""
+    try:
+        workspace = Workspace.of(uri)
+    except ConfigError:
+        return None
+    wsid = (
+        f"/subscriptions/{workspace.subscription_id}/resourcegroups/{workspace.resource_group}"
+        f"/workspaces/{workspace.name}"
+    )
+    return f"https://{_cloud(uri)[2]}/runs/{run_id}?wsid={wsid}"
+
+
+class _Kept:
+    """A credential whose token is kept until shortly before its end: the plugin asks at every request.
+
+    Some credentials start a program each time, such as `az`.
+    """
+
+    def __init__(self, inner: TokenCredential) -> None:
+        self._inner = inner
+        self._tokens: dict[tuple[str, ...], AccessToken] = {}
+        self._lock = threading.Lock()
+
+    def get_token(self, *scopes: str, **options: Any) -> AccessToken:
+        with self._lock:
+            token = self._tokens.get(scopes)
+            if token is None or token.expires_on - time.time() < _SPARE_S:
+                token = self._tokens[scopes] = self._inner.get_token(*scopes, **options)
+            return token
+
+
+def _cloud(uri: str) -> tuple[str, str, str]:
+    host = urlsplit(uri).netloc
+    return next((cloud for suffix, cloud in _CLOUDS.items() if host.endswith(suffix)), _PUBLIC)
+
+
+def _shown(workspace: Workspace) -> str:
+    return f"Azure ML workspace {workspace}"
+
+
+def _refused(workspace: Workspace, status: int) -> str:
+    if status == 404:
+        return f"{_shown(workspace)} does not exist, or not for whoever is signed in; look at its config.json"
+    if status in (401, 403):
+        return (
+            f"{_shown(workspace)} refuses whoever is signed in ({status}); they need the role AzureML Data Scientist "
+            "there, or sign in as somebody else with `az login`"
+        )
+    return f"{_shown(workspace)} answers {status}; try again later"
+
+
+def _status(text: str) -> int | None:
+    found = re.search(r"error code (\d{3})", text)
+    return int(found.group(1)) if found else None
+
+
+def _cause(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:200]

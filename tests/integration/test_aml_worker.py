@@ -1,0 +1,184 @@
+"""The worker of type `azure-ml` between a real Prefect server and an emulated workspace, which runs the jobs."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aml_bed import running_emulator
+from aml_worker_bed import POOL, Bed, GuardedServer, project
+from prefect_server import wait_for
+
+from plato_core.aml.workspace import Workspace
+
+pytestmark = pytest.mark.timeout(400)
+PASSWORD = "a-password-of-this-test"
+
+
+@pytest.fixture(scope="module")
+def bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
+    folder = tmp_path_factory.mktemp("aml")
+    with (
+        running_emulator(folder / "emulator", phase=0.3) as emulator,
+        GuardedServer(folder / "prefect", f"admin:{PASSWORD}") as server,
+    ):
+        secret = emulator.set_secret("prefect-auth-string", f"admin:{PASSWORD}")
+        settings = {"api_url": server.api_url, "api_auth_secret": secret, "identity": "managed"}
+        bed = Bed(project(folder, emulator, **settings), server, emulator)
+        bed.prefect("work-pool", "create", POOL, "--type", "azure-ml")
+        bed.prefect("deploy", "--all")
+        yield bed
+
+
+@pytest.fixture(scope="module")
+def worker(bed: Bed) -> Iterator[None]:
+    with bed.worker():
+        yield
+
+
+def job_of(run_id: str, attempt: int = 0) -> str:
+    return f"pf-{run_id}-{attempt:03d}"
+
+
+def test_a_worker_that_was_killed_is_followed_by_the_next(bed: Bed) -> None:
+    """The first test of this file, while no other worker is there."""
+    with bed.worker() as first:
+        run_id = bed.start({"seconds": 12})
+        wait_for(lambda: bed.state_of(run_id) == "Running", "the flow runs")
+        wait_for(lambda: "printed by the flow" in said(bed, run_id), "the log is copied")
+        first.kill()
+        first.wait()
+    with bed.worker():
+        assert bed.ended(run_id)["state_name"] == "Completed"
+        assert bed.job_ended(job_of(run_id)) == "Completed"
+        wait_for(lambda: f"Job {job_of(run_id)} is Completed" in said(bed, run_id), "the second worker sees the end")
+    assert said(bed, run_id).count("printed by the flow") == 1
+    assert [name for name in bed.emulator.jobs() if run_id in name] == [job_of(run_id)]
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_run_is_a_job_that_executes_it(bed: Bed) -> None:
+    run_id = bed.start({"experiment_name": "small-flows"})
+    run = bed.ended(run_id)
+    assert run["state_name"] == "Completed", (run["state"], bed.log_of(run_id))
+    assert run["infrastructure_pid"] == job_of(run_id)
+    assert bed.job_ended(job_of(run_id)) == "Completed"
+    assert bed.emulator.job(job_of(run_id))["exp"] == "small-flows"
+    assert {"Queued", "Preparing", "Starting"} & set(bed.states_of(run_id))  # each as far as a poll fell into it
+    wait_for(lambda: "printed by the flow" in said(bed, run_id), "the log is copied")
+    assert len([line for line in said(bed, run_id) if "logged by the flow" in line]) == 1
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_flow_that_fails_gives_a_job_that_failed(bed: Bed) -> None:
+    run_id = bed.start({"fail": True, "experiment_name": "failing"})
+    run = bed.ended(run_id)
+    assert run["state_name"] == "Failed", run["state"]
+    assert "told to fail" in run["state"]["message"]
+    assert bed.job_ended(job_of(run_id)) == "Failed"
+    assert bed.emulator.job(job_of(run_id))["exp"] == "failing"
+    assert bed.state_of(run_id) == "Failed"  # the flow's own word stands
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_run_whose_job_dies_is_crashed_with_a_diagnosis(bed: Bed) -> None:
+    run_id = bed.start(command="echo 'numpy: Cannot allocate memory'; exit 137")
+    run = bed.ended(run_id)
+    assert run["state_name"] == "Crashed"
+    message = run["state"]["message"]
+    assert "The job failed" in message
+    assert "out of memory on a node" in message
+    assert "https://ml.azure.com/" in message
+    wait_for(lambda: "job log: numpy: Cannot allocate memory" in said(bed, run_id), "the log's end is shown")
+
+
+@pytest.mark.usefixtures("worker")
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"compute": "no-such"}, "compute: workspace ws-emu has no compute 'no-such'; it has: "),
+        ({"instance_count": 400}, "instance_count: 400 nodes, but compute 'cpu-cluster' grows to"),
+        ({"code": "/no/such"}, "code: there is no folder '/no/such'"),
+        ({"env": {"PREFECT_API_KEY": "pnu_123"}}, "env.PREFECT_API_KEY: it would stand in the job's settings"),
+        ({"api_url": None}, "leads to this machine only, and the job runs on another; set api_url"),
+    ],
+)
+def test_a_run_that_cannot_become_a_job_says_why(bed: Bed, variables: dict[str, Any], message: str) -> None:
+    before = bed.emulator.jobs()
+    run_id = bed.start(**variables)
+    run = bed.ended(run_id)
+    assert run["state_name"] == "Crashed"
+    assert message in run["state"]["message"]
+    assert "Traceback" not in str(bed.log_of(run_id))
+    assert bed.emulator.jobs() == before
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_job_that_waits_is_cancelled_with_its_run(bed: Bed) -> None:
+    bed.emulator.control("hold")
+    try:
+        run_id = bed.start()
+        wait_for(lambda: bed.state_of(run_id) == "Queued", "the job waits")
+        bed.cancel(run_id)
+        assert bed.ended(run_id)["state_name"] == "Cancelled"
+        assert bed.job_ended(job_of(run_id)) == "Canceled"
+    finally:
+        bed.emulator.control("release")
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_run_that_is_cancelled_while_it_runs_ends_in_order(bed: Bed) -> None:
+    run_id = bed.start({"seconds": 300})
+    wait_for(lambda: bed.state_of(run_id) == "Running", "the flow runs")
+    bed.cancel(run_id)
+    assert bed.ended(run_id)["state_name"] == "Cancelled"
+    assert bed.job_ended(job_of(run_id)) == "Failed"  # its exit code tells; nobody had to cancel it
+    assert not [one for one in bed.emulator.requests() if one["path"].endswith(f"{job_of(run_id)}/cancel")]
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_job_taken_from_its_node_waits_and_starts_again(bed: Bed) -> None:
+    run_id = bed.start({"seconds": 5})
+    wait_for(lambda: "printed by the flow" in said(bed, run_id), "the flow runs")
+    bed.emulator.control("hold")
+    try:
+        bed.emulator.control("preempt", job=job_of(run_id))
+        wait_for(lambda: bed.state_of(run_id) == "Queued", "the run is known to wait")
+    finally:
+        bed.emulator.control("release")
+    assert bed.ended(run_id)["state_name"] == "Completed"
+    assert bed.job_ended(job_of(run_id)) == "Completed"
+
+
+def test_no_secret_is_anywhere_and_nobody_else_was_called(bed: Bed) -> None:
+    """The last test of this file: it searches what all before it have left."""
+    hidden = [PASSWORD, base64.b64encode(f"admin:{PASSWORD}".encode()).decode(), "emulated-client-secret"]
+    searched = 0
+    for path in bed.folder.parent.rglob("*"):
+        if path.is_file() and path.name != "prefect.db-wal":
+            searched += 1
+            content = path.read_bytes()
+            assert not [value for value in hidden if value.encode() in content], path
+    assert searched > 20
+    assert not bed.emulator.refused()
+
+
+def test_a_workspace_is_found_where_the_sdk_finds_it(tmp_path: Path) -> None:
+    from azure.ai.ml import MLClient
+    from azure.identity import DefaultAzureCredential
+
+    where = {"subscription_id": "s-1", "resource_group": "group"}
+    for place, name in ((".azureml", "above"), ("below", "here")):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "config.json").write_text(json.dumps(where | {"workspace_name": name}))
+    found = Workspace.find(tmp_path / "below")
+    assert found is not None
+    assert found.name == MLClient.from_config(DefaultAzureCredential(), path=tmp_path / "below").workspace_name
+
+
+def said(bed: Bed, run_id: str) -> list[str]:
+    return [entry["message"] for entry in bed.log_of(run_id)]
