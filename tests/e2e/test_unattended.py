@@ -240,6 +240,8 @@ def test_a_cancelled_run_ends_in_order_and_goes_on(stack: Stack, how: str) -> No
         client = mlflow.MlflowClient(stack.mlflow_url)
         assert f"checkpoint_{last:06d}" in {file.path for file in client.list_artifacts(trial.info.run_id)}
     if how == "the command":
+        workers = "Flow run was cancelled successfully."  # its last word; it would undo a retry before it
+        wait_until(lambda: stack.request("GET", f"/flow_runs/{run}")["state"]["message"] == workers, "it is over", 30)
         retry(stack, run)
     else:
         run = start(stack, resume=folder.name)

@@ -163,7 +163,8 @@ def test_the_sweeps_run_says_that_it_died_when_and_how_to_go_on(tmp_path: Path, 
     before = max(path.stat().st_mtime for path in dead.sweep_dir.rglob("*"))
     close_left_running(tmp_path / "sweeps")
     run = client.get_run(dead.parent.run_id)
-    assert run.data.tags["plato.error"] == f"the sweep's process died; go on with it: plato sweep --resume {DEAD}"
+    way_on = f"plato sweep --resume {DEAD} --storage-path {tmp_path}/sweeps"
+    assert run.data.tags["plato.error"] == f"the sweep's process died; go on with it: {way_on}"
     assert [abs(run.info.end_time / 1000 - before) < 0.1 for run in dead.runs()] == [True] * 3
     reopen_parent(store, dead.parent)
     run = client.get_run(dead.parent.run_id)

@@ -94,7 +94,7 @@ def initial_params(config: dict[str, Any]) -> dict[str, Any]:
 def local_ray() -> Iterator[None]:
     here = {"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}}  # workers import the trainable from this file
     ray.shutdown()
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=here)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=here)
     yield
     ray.shutdown()
 

@@ -128,3 +128,18 @@ def test_earlier_attempts_go_once_a_trial_has_finished_in_a_later_one(trial: Pat
     assert again.is_dir()
     revival.forget_attempts_before(attempt, "abcdef_00002")
     assert other.is_dir()  # it had ended before
+
+
+def test_what_stands_beyond_where_a_trial_goes_on_is_gone(trial: Path) -> None:
+    """Once its log is past there again, an old checkpoint of the same iteration would count."""
+    kept = checkpoint(trial, 10)
+    (half := trial / "checkpoint_000004").mkdir()
+    beyond = checkpoint(trial, 15)
+    point = revival.last_point([trial], 12)
+    assert point is not None
+    assert point.checkpoint == kept
+    exploited = checkpoint(trial, 15, name="exploited_000010")
+    (trial / "exploited_000010.json").write_text("{}")
+    revival.forget_beyond([trial], point)
+    assert [path.exists() for path in (kept, half, beyond, exploited)] == [True, False, False, False]
+    assert not list(trial.glob("exploited_*"))

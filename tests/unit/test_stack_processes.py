@@ -19,7 +19,7 @@ from plato_core.cli import main
 from plato_core.stack.api import StackApi
 from plato_core.stack.ending import end, no_new_runs
 from plato_core.stack.parts import Part
-from plato_core.stack.processes import SUPERVISOR, Recorded, State, kill, lock, mark, marked, state_file
+from plato_core.stack.processes import SUPERVISOR, Recorded, State, flow_runs, kill, lock, mark, marked, state_file
 from plato_core.stack.settings import MLFLOW, PREFECT, WORK_POOL, WORKER, StackSettings
 from plato_core.stack.supervisor import Supervisor
 
@@ -197,6 +197,8 @@ def test_a_new_worker_finds_no_run_that_its_predecessor_took_up_and_nobody_runs(
     environment = {**os.environ, **mark(WORKER, settings.folder), "PREFECT__FLOW_RUN_ID": "lives-on"}
     process = subprocess.Popen(SLEEP, env=environment, start_new_session=True)
     try:
+        while not flow_runs(marked(WORKER, settings.folder)):  # for a moment it has no environment yet
+            time.sleep(0.01)
         supervisor._close_runs()
     finally:
         process.kill()
