@@ -25,6 +25,7 @@ from plato_core.config_form import from_form
 from plato_core.config_machine import check_machine
 from plato_core.errors import PlatoError, SweepStopped, Terminated
 from plato_core.flow_signature import with_fields_as_parameters
+from plato_core.report.markdown import shown_checkpoint
 from plato_core.report.progress import SweepProgress
 from plato_core.report.sinks import facts_of
 from plato_core.report.summary import failure_words
@@ -100,7 +101,7 @@ def sweep(**parameters: object) -> SweepResult:
                 raise
             return _cancelled(stopped, process)
     best = f"{result.rank_metric} {result.rank_value:g}"
-    message = f"{result.winner}: {best} at iteration {result.checkpoint_iteration}; {result.checkpoint_path}"
+    message = f"{result.winner}: {best} at iteration {result.checkpoint_iteration}; {shown_checkpoint(result)}"
     return Completed(message=message, data=result)  # type: ignore[return-value]  # Prefect returns what is in it
 
 
@@ -123,7 +124,8 @@ def _stopped(error: BaseException) -> SweepStopped | None:
 def _cancelled(error: SweepStopped, process: SweepProcess) -> SweepResult:
     """The end of a run that was told to stop, which Prefect would call crashed: its state says how to go on."""
     retry = "" if deployment.name is None else "retry this run, or: "
-    way_on = f"to go on with it, {retry}{resume_command(process.sweep_dir)}" if process.begun else "no trial had begun"
+    command = resume_command(process.sweep_dir, deployment.name)
+    way_on = f"to go on with it, {retry}{command}" if process.begun else "no trial had begun"
     message = f"stopped; {way_on}"
     get_run_logger().warning(message)
     return Cancelled(message=message, data=error)  # type: ignore[return-value]  # Prefect raises what is in it

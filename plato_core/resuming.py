@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from plato_core.aml.jobrun import JobRun
 from plato_core.config import SweepConfig
 from plato_core.errors import ConfigError
 from plato_core.sweep import folder
@@ -113,8 +114,15 @@ def resumed_config(sweep_dir: Path, given: Mapping[str, Any]) -> SweepConfig:
     return original.model_copy(update={**changed, "resume": sweep_dir.name})
 
 
-def resume_command(sweep_dir: Path) -> str:
-    """Return the command that goes on with a sweep, for the folder in which this process works."""
+def resume_command(sweep_dir: Path, deployment: str | None = None) -> str:
+    """Return the command that goes on with a sweep, for the folder in which this process works.
+
+    Args:
+        sweep_dir: The sweep's folder.
+        deployment: The one to run for it from a job of Azure ML, whose folders end with it; by default the project's.
+    """
+    if JobRun.current() is not None:
+        return f"prefect deployment run sweep/{deployment or 'aml'} -p resume={sweep_dir.name}"
     usual = Path(SweepConfig.model_fields["storage_path"].default).absolute()
     storage = sweep_dir.absolute().parent
     elsewhere = "" if storage == usual else f" --storage-path {shlex.quote(str(storage))}"

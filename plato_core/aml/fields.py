@@ -68,13 +68,13 @@ class PoolFields(BaseModel):
     ray_head_arguments: str | None = Field(
         default=None,
         title="Arguments of the head",
-        description="Further arguments of `ray start` on the head; with the launcher `ray`.",
+        description="Further arguments of `ray start` on the head.",
         examples=["--num-cpus=8"],
     )
     ray_worker_arguments: str | None = Field(
         default=None,
         title="Arguments of the workers",
-        description="Further arguments of `ray start` on the other nodes; with the launcher `ray`.",
+        description="Further arguments of `ray start` on the other nodes.",
         examples=["--num-cpus=8"],
     )
     node_wait_s: int = Field(

@@ -25,6 +25,10 @@ _CHUNK = 1 << 20
 _LINE = 5000  # characters of a line that are kept
 _RECORD = re.compile(r"^\d\d:\d\d:\d\d\.\d{3} \| [A-Z]+ +\| (?P<logger>.*?) - ")
 _OWN = re.compile(r"(Flow|Task) run '")
+# What the run's own state says, and what `ray start` says of its own start and end.
+_KNOWN = re.compile(
+    r"plato: flow run \S+ is |[\d-]+ [\d:,]+\s+(INFO|SUCC) (scripts|cli_output_helpers|usage_lib|node)\.py:\d+ -- "
+)
 _TRACEBACK = "Traceback (most recent call last)"
 
 
@@ -116,6 +120,8 @@ class LineFilter:
             return "" if self._skipping else line[:_LINE]
         if self._skipping and not self._belongs(raw, line):
             self._skipping = False
+        if _KNOWN.match(line):
+            return ""
         return "" if self._skipping else line[:_LINE]
 
     def _belongs(self, raw: str, line: str) -> bool:

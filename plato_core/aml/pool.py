@@ -39,6 +39,7 @@ _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_USAGE_STATS_REPORT_URL": "none",  # else Ray reports that nothing is reported
     # Ray's own login between its nodes: all of them or none; a job's nodes see each other only.
     "RAY_AUTH_MODE": "disabled",
     "TZ": "UTC",  # azureml-mlflow takes local time for UTC when it asks whether its token is still good
@@ -128,6 +129,9 @@ class AzureMLJobConfiguration(PoolFields, BaseJobConfiguration):
             "PLATO_AML_NODES": str(self.instance_count),
             "PLATO_AML_LAUNCHER": launcher,
             "PLATO_AML_NODE_WAIT_S": str(self.node_wait_s),
+            # For Ray's processes where Azure ML starts them: each node has a copy of the code of its own, and its path
+            # need not be that of the node with the driver.
+            "PYTHONPATH": ":".join([".", *filter(None, [self.env.get("PYTHONPATH")])]),
             # With `mpi` the job starts Ray itself; Azure ML's own is told in the job's distribution.
             "PLATO_AML_RAY_PORT": str(self.ray_port),
             "PLATO_AML_RAY_HEAD_ARGUMENTS": self.ray_head_arguments or "",

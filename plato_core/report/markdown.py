@@ -4,8 +4,9 @@ import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from plato_core.aml.jobrun import JobRun
 from plato_core.report.facts import RETURN_METRIC, Snapshot, SweepFacts, TrialRow
-from plato_core.report.links import RunPage, run_page
+from plato_core.report.links import RunPage, below, run_page
 from plato_core.report.summary import failure_words, tracking_words
 from plato_core.report.text import counted, duration, measure, number, plain
 from plato_core.result import SweepResult
@@ -69,12 +70,12 @@ def summary(title: str, snapshot: Snapshot, result: SweepResult | None, error: s
     first, *others = _figures(snapshot, result).items()
     parts.append(_table(first, others))
     if result is not None:  # Prefect's UI cuts off what is long in a table
-        parts.append(f"Its checkpoint:\n\n```\n{result.checkpoint_path}\n```")
+        parts.append(f"Its checkpoint:\n\n```\n{shown_checkpoint(result)}\n```")
     parts += ["## Leaderboard", leaderboard(snapshot.rows, snapshot.facts)]
     if picture is not None:
         parts += ["## Learning curves", f"![learning curves]({picture})"]
     if result is not None:
-        parts += ["## Load it", _how_to_load(result)]
+        parts += ["## Load it", _how_to_load(result, snapshot.facts)]
         page = run_page(result.tracking_uri, result.experiment_id, result.top_run_id)
         parts += ["## See it", way_to_see(page, "the winner's run", result.experiment_name)]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -89,6 +90,13 @@ def way_to_see(page: RunPage, what: str, experiment_name: str) -> str:
         return f"[{what} in {page.place}]({page.address})"
     secret = " with the store's password in the place of `***`" if page.needs_password else ""
     return f"On the machine of the sweep, start{secret}\n\n```\n{page.command}\n```\n\nthen {what} is at {link}."
+
+
+def shown_checkpoint(result: SweepResult) -> str:
+    """Return where a sweep's checkpoint is; of a job of Azure ML, whose disk ends with it, by what keeps it."""
+    if (job := JobRun.current()) is None:
+        return result.checkpoint_path
+    return f"{below(Path(result.checkpoint_path), Path.cwd())} of job {job.run_id}"
 
 
 def data_uri(png: bytes) -> str:
@@ -123,13 +131,23 @@ def _figures(snapshot: Snapshot, result: SweepResult | None) -> Mapping[str, str
     return figures
 
 
-def _how_to_load(result: SweepResult) -> str:
-    return (
-        "```python\n"
-        "from ray.rllib.algorithms.algorithm import Algorithm\n\n"
-        f"algorithm = Algorithm.from_checkpoint({str(Path(result.checkpoint_path).absolute())!r})\n"
-        "```"
-    )
+def _how_to_load(result: SweepResult, facts: SweepFacts) -> str:
+    code = [
+        "from ray.rllib.algorithms.algorithm import Algorithm",
+        "",
+        f"algorithm = Algorithm.from_checkpoint({str(Path(result.checkpoint_path).absolute())!r})",
+    ]
+    if (job := JobRun.current()) is not None:
+        experiment = job.experiment_name or result.experiment_name
+        which = f"{experiment!r}, rank_metric={result.rank_metric!r}, mode={facts.mode!r}"
+        code = [
+            "from plato_core.fetch import get_top_run",
+            code[0],
+            "",
+            f"top = get_top_run({which}, parent_run_id={result.parent_run_id!r})",
+            "algorithm = Algorithm.from_checkpoint(top.checkpoint_path.absolute())",
+        ]
+    return "\n".join(["```python", *code, "```"])
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

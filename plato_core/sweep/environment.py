@@ -7,6 +7,8 @@ import os
 # Read by Ray when it is imported or started, so set before either.
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    # A head that `ray start` started would report that nothing is reported; to no address it cannot.
+    "RAY_USAGE_STATS_REPORT_URL": "none",
     "RAY_TQDM_PATCH_PRINT": "0",  # Ray would replace builtins.print
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # an environment may read files relative to where the sweep was started

@@ -45,6 +45,7 @@ def _arguments() -> argparse.Namespace:
         "--grace", type=float, default=20.0, help="seconds between SIGTERM and SIGKILL of a cancelled job"
     )
     parser.add_argument("--token-seconds", type=float, default=3600.0, help="how long tokens last")
+    parser.add_argument("--image-home", type=Path, help="a folder: what images have in the home folder of their user")
     parser.add_argument("--node-cpus", type=int, help="CPUs of each node of a Ray distribution")
     parser.add_argument("--datastore-auth", default="sas", choices=["key", "sas", "identity"], help="of the datastores")
     parser.add_argument("--reject-ray-on", default="", help="an api-version that refuses distribution Ray; * is any")
@@ -115,7 +116,7 @@ def _serve(
     tls = tls_server(certificate, answer, faults, record)
     face = proxy_face(record, tokens, Control(state, tokens, faults), tls.server_address[1])
     plain = plain_server(face)
-    world = World(plain.server_address[1], ca_file)
+    world = World(plain.server_address[1], ca_file, options.image_home)
     pace = Pace(options.phase, options.grace, options.node_cpus)
     runner = Runner(state, tokens, mlflow, limits, artifacts, world, pace)
     arm = Arm(state, tokens, Jobs(state, runner, options.reject_ray_on), options.datastore_auth)

@@ -39,10 +39,12 @@ class World:
     Attributes:
         http_port: Of the proxy.
         ca_file: To trust.
+        image_home: What the image has in the home folder, if anything.
     """
 
     http_port: int
     ca_file: Path
+    image_home: Path | None = None
 
     def variables(self, addresses: Sequence[str]) -> dict[str, str]:
         proxy, here = f"http://127.0.0.1:{self.http_port}", ",".join(("127.0.0.1", "localhost", *addresses))
@@ -60,6 +62,8 @@ def base_variables(job: Job, tokens: Tokens, world: World, folder: Path, address
     token, expires = tokens.issue(RUN_AUDIENCE, runid=job.name)
     job.token = token
     (home := folder / "home").mkdir(parents=True, exist_ok=True)
+    if world.image_home is not None:
+        shutil.copytree(world.image_home, home, dirs_exist_ok=True)
     return {
         "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",  # this Python stands for the image's
         "HOME": str(home),

@@ -15,7 +15,7 @@ from ray.tune.experiment import Trial
 from plato_core.config import SweepConfig
 from plato_core.manifest import TRIAL_STATE_NAME, write_manifest
 from plato_core.sweep import folder, population, revival
-from plato_core.sweep.packing import pack
+from plato_core.sweep.packing import Node, pack
 from plato_core.sweep.revival import TrialEnd
 from plato_core.sweep.spent import SPENT_NAME, SpentTime, read_spent_s
 from plato_core.sweep.stopping import STATE
@@ -105,7 +105,7 @@ def test_what_is_said_of_trials_that_had_ended(sweep: Path) -> None:
     first, second = (both[revival.trial_id(SWEEP, index)] for index in (0, 1))
     assert first == EndedBefore("FINISHED", 1_000_000.0, done, done / "checkpoint_000010")
     assert (second.status, second.folder) == ("FAILED", failed)
-    packing = pack(2, slots=2, gpus=0, memory_bytes=2**34, num_env_runners=0)
+    packing = pack(2, [Node(cpus=2, gpus=0, memory_bytes=2**34)], num_env_runners=0)
     going_on = population.trial_configs(config(seed=1), SWEEP, packing)[1:]
     assert list(population.ended_before(config(), sweep, going_on)) == [revival.trial_id(SWEEP, 0)]
 

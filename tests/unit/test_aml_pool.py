@@ -148,7 +148,9 @@ def test_what_the_flow_logs_itself_is_left_out_of_the_jobs_log() -> None:
         '  File "x.py", line 3, in sweep',
         "ValueError: no",
         "(raylet) a worker died",
+        "2026-01-02 12:00:02,123\tSUCC scripts.py:1085 -- Ray runtime started.",
+        "plato: flow run 0123 is Failed: no",
         "",
         "Killed",
     ]
-    assert LineFilter().kept(lines) == [lines[0], lines[1], lines[7], lines[9]]
+    assert LineFilter().kept(lines) == [lines[0], lines[1], lines[7], lines[-1]]

@@ -1,3 +1,6 @@
+from pathlib import Path
+
+import pytest
 from results import a_result
 
 from plato_core.report import markdown
@@ -86,6 +89,19 @@ def test_the_summary_says_who_won_where_it_lies_and_how_to_load_and_see_it() -> 
     ):
         assert words in text
     assert "hunter2" not in text
+
+
+def test_the_summary_of_a_job_says_how_to_fetch_what_its_disk_does_not_keep(monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace = "/subscriptions/s/resourceGroups/g/providers/Microsoft.MachineLearningServices/workspaces/w"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"azureml://x.api.azureml.ms/mlflow/v2.0{workspace}")
+    monkeypatch.setenv("AZUREML_RUN_ID", "pf-1-000")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "of-the-job")
+    path = str(Path("outputs/model_checkpoints/abc123/checkpoint_000018").absolute())
+    result = RESULT.model_copy(update={"checkpoint_path": path})
+    text = markdown.summary("t", at_the_end(ended()), result, None, None)
+    assert "\n```\noutputs/model_checkpoints/abc123/checkpoint_000018 of job pf-1-000\n```\n" in text
+    assert f"get_top_run('of-the-job', rank_metric='{RESULT.rank_metric}', mode='max', parent_run_id=" in text
+    assert str(Path.cwd()) not in text
 
 
 def test_a_sweep_without_a_result_has_what_was_seen_and_why_it_ended() -> None:

@@ -17,7 +17,11 @@ FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 FOREIGN = {
     "--help", "--version", "--backend-store-uri", "--artifacts-destination", "--host", "--port", "--workers", "--pool",
     "--type", "--watch", "--now", "--from-file", "--no-prompt", "--older-than",
-    "--all", "--user",
+    "--all", "--user", "--name", "--file", "--job-variable", "--base-job-template",
+    # Of Azure's command line.
+    "--defaults", "--size", "--min-instances", "--max-instances", "--idle-time-before-scale-down", "--identity-type",
+    "--tier", "--output", "--query", "--enable-rbac-authorization", "--vault-name", "--role", "--scope",
+    "--assignee-principal-type", "--assignee-object-id",
 }  # fmt: skip
 
 
