@@ -5,6 +5,7 @@ Files here are not named as tests are, so that only `make soak` finds them.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -89,4 +90,9 @@ def test_a_deployed_sweep_whose_worker_is_killed(stack: Stack, number: int) -> N
 
 def trainers(script: Script) -> list[psutil.Process]:
     """The trials' processes."""
-    return [process for process in marked(script.mark) if "Trainable" in " ".join(process.cmdline())]
+    found = []
+    for process in marked(script.mark):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it may end just now
+            if "Trainable" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
