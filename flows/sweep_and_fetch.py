@@ -20,6 +20,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import deployment, flow_run
 from prefect.states import Cancelled, Completed, Failed
 
+from plato_core.aml.jobrun import JobRun
 from plato_core.config import SweepConfig
 from plato_core.config_form import from_form
 from plato_core.config_machine import check_machine
@@ -41,7 +42,7 @@ from tasks.closing import close_left_behind
 from tasks.form import deployment_parameters
 from tasks.leases import sweeps_outlive_leases
 from tasks.naming import FLOW_NAME, flow_run_name, tag_flow_run
-from tasks.parent_run import close_parent_run, open_parent_run
+from tasks.parent_run import close_parent_run, open_parent_run, take_over_sweep
 from tasks.prune import prune_old_sweeps
 from tasks.retrying import begun_before
 from tasks.selection import select_top_run
@@ -64,6 +65,8 @@ def sweep(**parameters: object) -> SweepResult:
         outlives_its_worker()
     try:
         config = _checked(parameters)
+        if config.resume is not None and (job := JobRun.tracked_in(config.store_uri)) is not None:
+            take_over_sweep(config, job)  # before anything in the sweep's folder is touched
         process = adopt(config)
     except PlatoError as error:
         return _failed(error)

@@ -69,7 +69,9 @@ def from_form(
 def storage_of(
     parameters: Mapping[str, Any], environ: Mapping[str, str], shown: Mapping[str, Any] | None = None
 ) -> Path:
-    """Return the folder of sweeps that a form means: what was changed there, else the environment's, else the form's.
+    """Return the folder of sweeps that a form means, as `from_form` has it.
+
+    What was changed there counts first, then the deployment's own, then the environment's, then the usual.
 
     Args:
         parameters: The flow's parameters, all or some.
@@ -77,9 +79,10 @@ def storage_of(
         shown: What the form showed; by default what the model has.
     """
     name = "storage_path"
-    usual = (shown or {}).get(name, SweepConfig.model_fields[name].default)
-    given = parameters.get(name, usual)
-    if given == usual:
+    usual = SweepConfig.model_fields[name].default
+    before = (shown or {}).get(name, usual)
+    given = parameters.get(name, before)
+    if given == before == usual:
         given = environ.get(f"{ENV_PREFIX}{name.upper()}") or usual
     return Path(str(given)).expanduser().absolute()
 

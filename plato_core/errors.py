@@ -10,6 +10,7 @@
     ├── TrialError            a trial cannot train on; it starts again or fails, the sweep goes on
     ├── StackError            a part of the local stack does not start, or the deployments cannot be applied
     ├── AmlError              Azure ML: no sign-in, refused, unreachable, or a job that cannot be what it should
+    │   └── AmlUnavailable    it does not answer, or asks to come back later
     └── SweepError            the sweep itself failed
         └── SweepStopped      it was told to stop (Ctrl-C, SIGTERM, cancel)            exit code 130/143
 
@@ -53,6 +54,10 @@ class StackError(PlatoError):
 
 class AmlError(PlatoError):
     """Azure ML refuses, cannot be reached or signed in to, or a job is not as it should be."""
+
+
+class AmlUnavailable(AmlError):
+    """Azure does not answer, or asks to come back later; the same request may succeed in a while."""
 
 
 class SweepError(PlatoError):

@@ -111,7 +111,10 @@ def resumed_config(sweep_dir: Path, given: Mapping[str, Any]) -> SweepConfig:
                 f"{name}: {value!r} is less than {had} of sweep {sweep_dir.name}; "
                 "a sweep that goes on may have more, not less"
             )
-    return original.model_copy(update={**changed, "resume": sweep_dir.name})
+    # Its folder may be elsewhere than where it was begun: another job of Azure ML mounts it at another place.
+    storage = sweep_dir.absolute().parent
+    moved = {} if original.storage_folder == storage else {"storage_path": str(storage)}
+    return original.model_copy(update={**changed, **moved, "resume": sweep_dir.name})
 
 
 def resume_command(sweep_dir: Path, deployment: str | None = None) -> str:

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from prefect import task
+from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from plato_core.aml.jobrun import JobRun
@@ -29,6 +29,31 @@ VERSIONED = ("plato-sweeps", "ray", "mlflow", "prefect", "torch", "gymnasium", "
 
 
 @task(
+    name="take over from the job before",
+    retries=2,
+    retry_delay_seconds=DELAY_S,
+    retry_condition_fn=store_may_come_back,
+    cache_policy=NO_CACHE,
+)
+def take_over_sweep(config: SweepConfig, job: JobRun) -> None:
+    """Waits until no other job of Azure ML works on a sweep that goes on; from then on it is this job's.
+
+    A file system between jobs may have no locks. So it comes before anything in the sweep's folder is touched.
+
+    Args:
+        config: The resolved config.
+        job: This process's.
+
+    Raises:
+        ConfigError: Another job still works on the sweep.
+        TrackingError: The store does not answer.
+    """
+    assert config.resume is not None
+    if (before := _parent_before(config, config.resume)) is not None:
+        jobs.take_over(config.store_uri, before, job, get_run_logger().info)
+
+
+@task(
     name="open the parent run",
     task_run_name="open the parent run of {sweep_id}",
     retries=2,
@@ -39,7 +64,8 @@ VERSIONED = ("plato-sweeps", "ray", "mlflow", "prefect", "torch", "gymnasium", "
 def open_parent_run(config: SweepConfig, sweep_id: str) -> parent.ParentRun:
     """Creates the run that the trials' runs are children of; it records the resolved config and where it ran.
 
-    A sweep that goes on takes its own up again. In a job of Azure ML it is the job's own run, in the job's experiment.
+    A sweep that goes on takes its own up again. In a job of Azure ML it is the job's own run, in the job's experiment;
+    a later job has called `take_over_sweep` before.
 
     Args:
         config: The resolved config.
@@ -51,10 +77,8 @@ def open_parent_run(config: SweepConfig, sweep_id: str) -> parent.ParentRun:
     if config.resume is not None:
         forget_closing(sweep_dir)
         forget_done(sweep_dir)
-        before = read_parent(sweep_dir) or parent.find_parent(config.store_uri, config.experiment_name, sweep_id)
+        before = _parent_before(config, sweep_id)
     if before is not None:
-        if job is not None:
-            jobs.take_over(config.store_uri, before, job)
         parent.reopen_parent(config.store_uri, before)
         opened = before
     else:
@@ -120,6 +144,11 @@ def close_parent_run(
             )
         return f"the parent run is not ended ({error}); plato flush {spool} does so"
     return None
+
+
+def _parent_before(config: SweepConfig, sweep_id: str) -> parent.ParentRun | None:
+    sweep_dir = config.storage_folder / sweep_id
+    return read_parent(sweep_dir) or parent.find_parent(config.store_uri, config.experiment_name, sweep_id)
 
 
 def _tags(config: SweepConfig, sweep_id: str, job: JobRun | None) -> dict[str, str]:

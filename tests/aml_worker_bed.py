@@ -23,7 +23,7 @@ from stack import ROOT
 
 POOL = "aml"
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
-_ENDS_WITHIN_S = 120.0
+_ENDS_WITHIN_S = 240.0
 
 FLOW = '''\
 import time
@@ -152,6 +152,10 @@ class Bed:
 
     def cancel(self, run_id: str) -> None:
         state = {"type": "CANCELLING", "name": "Cancelling"}
+        self.server.request("POST", f"/flow_runs/{run_id}/set_state", {"state": state})
+
+    def retry(self, run_id: str) -> None:
+        state = {"type": "SCHEDULED", "name": "AwaitingRetry"}
         self.server.request("POST", f"/flow_runs/{run_id}/set_state", {"state": state})
 
     def run(self, run_id: str) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from plato_core.aml.credentials import MANAGEMENT, sign_in_message, signed_in
+from plato_core.aml.credentials import MANAGEMENT, signed_in
 from plato_core.aml.job import JobSpec, command_job
+from plato_core.aml.refusal import translated
 from plato_core.aml.workspace import Workspace
 from plato_core.errors import AmlError, ConfigError
 from plato_core.report.text import plain
@@ -26,11 +27,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 TERMINAL = frozenset({"Completed", "Failed", "Canceled"})
 _CANCEL_S = 20.0  # that it is cancelled is seen by its status; so long the request itself is waited for
-_LONGEST = 500
-
-
-class AmlUnavailable(AmlError):
-    """Azure ML does not answer, or asks to come back later; the same request may succeed in a while."""
 
 
 @dataclass(frozen=True)
@@ -93,11 +89,11 @@ class JobClient:
                 f"compute: workspace {self.workspace.name} has no compute {name!r}; it has: {there or 'none'}"
             ) from None
         except ClientAuthenticationError as error:
-            raise _translated(error) from None
+            raise translated(error) from None
         except HttpResponseError as error:
             if error.status_code == 403:  # may submit jobs, but not look at computes
                 return
-            raise _translated(error) from None
+            raise translated(error) from None
         most = getattr(compute, "max_instances", None)
         if most is not None and instance_count > most:
             raise ConfigError(
@@ -146,7 +142,7 @@ class JobClient:
         except HttpResponseError as error:
             state = self.find(name)
             if state is not None and not state.ended and state.status != "CancelRequested":
-                raise _translated(error) from None
+                raise translated(error) from None
 
     def failure(self, name: str) -> Failure:
         """Return what Azure ML says about a job's end.
@@ -205,6 +201,17 @@ class JobClient:
         content = response.read()
         return content if response.status_code == 206 else content[offset : offset + most]
 
+    def size(self, url: str) -> int:
+        """Return how long a blob is, 0 if there is none; see `read`."""
+        from azure.core.rest import HttpRequest
+
+        request = HttpRequest("HEAD", url, headers={"x-ms-version": "2021-08-06"})
+        response = self._call(lambda: self._plain.send_request(request))
+        if response.status_code == 404:
+            return 0
+        self._call(response.raise_for_status)
+        return int(response.headers.get("Content-Length") or 0)
+
     @cached_property
     def _credential(self) -> TokenCredential:
         return signed_in()
@@ -257,7 +264,7 @@ class JobClient:
         except keep:
             raise
         except (AzureError, MlException, OSError) as error:
-            raise _translated(error) from None
+            raise translated(error) from None
 
 
 def _state(job: Any) -> JobState:
@@ -270,31 +277,3 @@ def _state(job: Any) -> JobState:
         compute=str(job.compute or "").rpartition("/")[2],
         studio_url=(getattr(studio, "endpoint", None) or "") if studio is not None else "",
     )
-
-
-def _translated(error: Exception) -> AmlError | ConfigError:
-    from azure.core.exceptions import ClientAuthenticationError, HttpResponseError
-    from azure.core.exceptions import ServiceRequestError as NotSent
-    from azure.core.exceptions import ServiceResponseError as NotAnswered
-
-    if isinstance(error, AmlError):
-        return error
-    if isinstance(error, ClientAuthenticationError) and error.status_code is None:
-        return AmlError(sign_in_message(str(error)))
-    text, status = _message(error), getattr(error, "status_code", None)
-    if status in (401, 403):
-        return AmlError(
-            f"Azure ML refuses ({status}): {text}; whoever is signed in needs the role AzureML Data Scientist "
-            "on the workspace"
-        )
-    broke_off = isinstance(error, NotSent | NotAnswered | OSError | HttpResponseError) and status is None
-    if broke_off or status in (408, 429) or (status or 0) >= 500:
-        return AmlUnavailable(f"Azure ML does not answer as it should: {text}")
-    return AmlError(f"Azure ML refuses{f' ({status})' if status else ''}: {text}")
-
-
-def _message(error: Exception) -> str:
-    """Return the words of an error that Azure wrote for people, on one line."""
-    text = getattr(getattr(error, "error", None), "message", None) or getattr(error, "message", None)
-    line = plain(str(text or error)) or type(error).__name__
-    return line if len(line) <= _LONGEST else line[: _LONGEST - 3] + "..."

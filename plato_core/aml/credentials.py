@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from typing import TYPE_CHECKING
 
-from plato_core.errors import AmlError
+from plato_core.errors import AmlError, AmlUnavailable
 from plato_core.report.text import plain
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ _NOT_SET_UP = (
     "azd auth login", "connect-azaccount",
 )  # fmt: skip
 _PREFIXES = ("authentication failed: ", "(invalid_client) ", "(unauthorized_client) ")
+_NOBODY = "nobody is signed in"
+# By these Azure refuses who asks. Without one it was not reached: azure-identity tells both by the same error.
+_REFUSAL = re.compile(r"AADSTS\d+|\((invalid|unauthorized)_\w+\)")
 _LONGEST = 300
 
 
@@ -58,6 +62,7 @@ def signed_in(scope: str = MANAGEMENT) -> TokenCredential:
         scope: What the token is for.
 
     Raises:
+        AmlUnavailable: Azure could not be reached.
         AmlError: Nobody is signed in, or Azure refused.
     """
     from azure.core.exceptions import AzureError
@@ -66,8 +71,15 @@ def signed_in(scope: str = MANAGEMENT) -> TokenCredential:
     try:
         found.get_token(scope)
     except AzureError as error:
-        raise AmlError(sign_in_message(str(error))) from None
+        raise sign_in_error(str(error)) from None
     return found
+
+
+def sign_in_error(text: str) -> AmlError:
+    """Return the error for azure-identity's account of everything it tried: final, or one that may pass."""
+    message = sign_in_message(text)
+    final = message.startswith(_NOBODY) or _REFUSAL.search(text)
+    return AmlError(message) if final else AmlUnavailable(message)
 
 
 def sign_in_message(text: str) -> str:
@@ -78,7 +90,9 @@ def sign_in_message(text: str) -> str:
             name, _, why = line.strip().partition(": ")
             attempts[name] = why
     refused = {
-        name: why for name, why in attempts.items() if why and not any(word in why.lower() for word in _NOT_SET_UP)
+        name: why
+        for name, why in attempts.items()
+        if why.lower().startswith(_PREFIXES[0]) or (why and not any(word in why.lower() for word in _NOT_SET_UP))
     }
     if not attempts and text.strip():
         refused = {"": next(line for line in text.splitlines() if line.strip())}
@@ -86,7 +100,7 @@ def sign_in_message(text: str) -> str:
     name, why = next(reversed(refused.items())) if refused else ("", "")
     if not why:
         tried = ", ".join(name.removesuffix("Credential") for name in attempts)
-        return f"nobody is signed in to Azure (tried: {tried}); {WAY_OUT}"
+        return f"{_NOBODY} to Azure (tried: {tried}); {WAY_OUT}"
     why = plain(why)
     lower = why.lower()
     for prefix in _PREFIXES:

@@ -3,7 +3,10 @@
 Prefect's own `prefect flow-run execute` ends with 0 also where the flow failed, and Azure ML would call such a job
 Completed. What is to be done stands in the environment (`JobSettings`); the folder that the job starts in has the code.
 
-Exit codes: 0 the run is Completed, 1 it is not, 2 bad input or another version of Ray, 143 Cancelled.
+Told to stop, it lets the flow of a cancelled run end the run. Else its node is taken away, and Azure ML begins the
+job again elsewhere: the run stays as it is, and goes on there.
+
+Exit codes: 0 the run is Completed, 1 it is not, 2 bad input or another version of Ray, 143 Cancelled or told to stop.
 """
 
 from __future__ import annotations
@@ -14,13 +17,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from types import FrameType
 
 import psutil
 
 from plato_core.aml import nodes, versions
-from plato_core.aml.flowrun import FlowRunReader, exit_code
+from plato_core.aml.flowrun import OVERDUE_S, FlowRunReader, Overdue, ends_in_order, exit_code
 from plato_core.aml.jobsettings import JobSettings, Rank
 from plato_core.aml.secrets import secret
 from plato_core.errors import PlatoError
@@ -31,6 +33,7 @@ TERMINATED = 128 + signal.SIGTERM
 # A sweep ends in order within 20 s, and then its runs are closed.
 _ENDS_WITHIN_S = 90.0
 _TICK_S = 0.5
+_LOOK_S = 60.0  # whether the run has ended without its process
 _QUIET = {
     **ENVIRONMENT,
     "DO_NOT_TRACK": "1",
@@ -46,7 +49,6 @@ class _Term:
 
     def __init__(self) -> None:
         self.came_at: float | None = None
-        self.child: subprocess.Popen[bytes] | None = None
         signal.signal(signal.SIGTERM, self._on_signal)
 
     def came(self) -> bool:
@@ -55,16 +57,6 @@ class _Term:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.came_at is None:
             self.came_at = time.monotonic()
-            self.forward()
-
-    def forward(self) -> None:
-        """Tells the flow's own process. Prefect's command above it would end first, and leave it to itself."""
-        if self.child is None or self.child.poll() is not None:
-            return
-        with contextlib.suppress(psutil.NoSuchProcess):
-            own = psutil.Process(self.child.pid)
-            for process in own.children() or [own]:
-                process.terminate()
 
 
 def main() -> int:
@@ -79,7 +71,7 @@ def main() -> int:
             return _run_flow(job, "auto" if job.launcher == "ray" else "local", None, term)
         rank = Rank.read()
         if rank.number == 0:
-            with nodes.Head(job, rank, nodes.ray_environment()) as head:
+            with nodes.Head(job, rank, nodes.ray_environment(), term.came) as head:
                 _say(f"Ray's head answers at {head.address}")
                 return _run_flow(job, "auto", head.address, term)
         _say(f"rank {rank.number} joins Ray's head at {rank.head}")
@@ -94,13 +86,16 @@ def main() -> int:
 def _run_flow(job: JobSettings, ray_address: str, ray_head: str | None, term: _Term) -> int:
     secrets = _secrets(job)
     reader = FlowRunReader(job, secrets)
-    before = reader.state(patient=False)
+    before = reader.state("some")
     if before.final:
         _say(f"nothing to do: flow run {job.flow_run_id} is {before.name} already")
         return exit_code(before.kind, told_to_stop=term.came())
     _say(f"executing flow run {job.flow_run_id} of {job.shown_api_url}")
-    _execute(job, _flow_environment(job, ray_address, ray_head) | secrets, term)
-    after = reader.state(patient=True)
+    _execute(job, _flow_environment(job, ray_address, ray_head) | secrets, reader, term)
+    # A node that is taken away leaves no time for an API that does not answer.
+    after = reader.glance() if term.came() else reader.state("much")
+    if after is None:
+        return TERMINATED
     _say(f"flow run {job.flow_run_id} is {after.name}" + (f": {after.message}" if after.message else ""))
     return exit_code(after.kind, told_to_stop=term.came())
 
@@ -126,30 +121,74 @@ def _flow_environment(job: JobSettings, ray_address: str, ray_head: str | None) 
     return {**given, **os.environ, **found}
 
 
-def _execute(job: JobSettings, environment: dict[str, str], term: _Term) -> None:
-    """Runs the flow to its end, and ends it in order where this process is told to stop."""
+def _execute(job: JobSettings, environment: dict[str, str], reader: FlowRunReader, term: _Term) -> None:
+    """Runs the flow to its end, and ends it where this process is told to stop or it outlives its run."""
     if term.came():
         return
     command = [sys.executable, "-m", "prefect", "flow-run", "execute", str(job.flow_run_id)]
     child = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
-    with _watched(child, term):
-        while child.poll() is None:
-            if term.came_at is not None and time.monotonic() - term.came_at > _ENDS_WITHIN_S:
-                _say(f"the flow run has not ended within {_ENDS_WITHIN_S:g} s of being told to: killed")
-                return
-            time.sleep(_TICK_S)
-
-
-@contextlib.contextmanager
-def _watched(child: subprocess.Popen[bytes], term: _Term) -> Iterator[None]:
-    term.child = child
-    if term.came():  # just before
-        term.forward()
     try:
-        yield
+        _attend(child, reader, term)
     finally:
         kill_session(child.pid)
         child.wait()
+
+
+def _attend(child: subprocess.Popen[bytes], reader: FlowRunReader, term: _Term) -> None:
+    """Waits for the child's end; returns before it where the child is to be killed."""
+    overdue, looked_at, told = Overdue(), time.monotonic(), False
+    while child.poll() is None:
+        now = time.monotonic()
+        if term.came_at is None:
+            if now - looked_at >= _LOOK_S:
+                looked_at = now
+                if overdue.after(reader.glance(), now):
+                    _say(f"the flow run has ended {OVERDUE_S:g} s ago, and its process has not: killed")
+                    return
+        elif not told:
+            told = True
+            if not ends_in_order(reader.glance()):
+                _leave(child)
+                return
+            _forward(child)
+        elif now - term.came_at > _ENDS_WITHIN_S:
+            _say(f"the flow run has not ended within {_ENDS_WITHIN_S:g} s of being told to: killed")
+            return
+        time.sleep(_TICK_S)
+
+
+def _forward(child: subprocess.Popen[bytes]) -> None:
+    """Tells the flow's own process. Prefect's command above it would end first, and leave it to itself."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        own = psutil.Process(child.pid)
+        for process in own.children() or [own]:
+            process.terminate()
+
+
+def _leave(child: subprocess.Popen[bytes]) -> None:
+    """Ends the flow where it is, so that it does not end its run; the sweep, which misses it, ends in order."""
+    _say("told to stop while the flow run is not cancelled: it goes on when the job begins again")
+    try:
+        own = psutil.Process(child.pid)
+        flow, left = own.children(), own.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return
+    for process in (own, *flow):  # Prefect's command first, which else would call the run crashed
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    kill_session(child.pid)  # the sweep has one of its own
+    deadline = time.monotonic() + _ENDS_WITHIN_S
+    while (left := [process for process in left if _lives(process)]) and time.monotonic() < deadline:
+        time.sleep(_TICK_S)
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def _lives(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def _say(line: str) -> None:

@@ -60,7 +60,7 @@ class PoolFields(BaseModel):
     ray_port: int = Field(
         default=6379,
         ge=1024,
-        le=65535,
+        le=65534,
         title="Ray port",
         description="Port of Ray's head. Not 10002 to 19999, which its workers use.",
         examples=[6379],

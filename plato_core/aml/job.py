@@ -45,13 +45,17 @@ class JobSpec(BaseModel):
     env: dict[str, str]
 
 
-def job_name(flow_run: FlowRun) -> str:
-    """Return the name of the job of a flow run's next attempt.
+def job_name(flow_run: FlowRun, number: int | None = None) -> str:
+    """Return the name of the job of a flow run's attempt.
 
     It is the same whoever computes it, so that a job submitted twice is one, and as long for every run and attempt:
     the SDK's download takes each job whose name begins with the one asked for.
+
+    Args:
+        flow_run: Whose.
+        number: Of the attempt. By default how often the flow has begun; attempts in which it did not come on top.
     """
-    return f"pf-{flow_run.id}-{flow_run.run_count:03d}"
+    return f"pf-{flow_run.id}-{flow_run.run_count if number is None else number:03d}"
 
 
 def command_job(spec: JobSpec) -> Any:

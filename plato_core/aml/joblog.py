@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # The first node's output; what it is called depends on the distribution.
 _FILES = ("user_logs/std_log.txt", "user_logs/std_log_process_0.txt", "user_logs/std_log_process_00.txt")
 _CHUNK = 1 << 20
+_TAIL = 1 << 16
 _LINE = 5000  # characters of a line that are kept
 _RECORD = re.compile(r"^\d\d:\d\d:\d\d\.\d{3} \| [A-Z]+ +\| (?P<logger>.*?) - ")
 _OWN = re.compile(r"(Flow|Task) run '")
@@ -86,8 +87,9 @@ class JobLog:
         found = self._address()
         if found is None:
             return []
-        begin = max(0, self.offset - 64 * 1024)
-        text = (self.client.read(found, begin, _CHUNK) or b"").decode(errors="replace")
+        # The true end: copying may have stopped long before it. (Blob storage knows no range that counts from there.)
+        begin = max(0, self.client.size(found) - _TAIL)
+        text = (self.client.read(found, begin, 2 * _TAIL) or b"").decode(errors="replace")
         return [line for line in (plain(line) for line in text.splitlines()) if line][-lines:]
 
     def _address(self) -> str | None:

@@ -1,7 +1,8 @@
 """Ray on the nodes of an MPI job: rank 0 has its head, the others join and stay until the head's work is done.
 
 Beside Ray the ranks have one word with each other, on the port after Ray's: a rank that has come is told when to join,
-and when the work is done. Whoever loses the line without that word knows that the head has died.
+and when the work is done, or that it has been done already. Whoever loses the line without that word knows that the
+head has died.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Self
 
+from plato_core.aml.jobrun import NOT_FOR_TRIALS
 from plato_core.aml.jobsettings import JobSettings, Rank
 from plato_core.errors import AmlError
 from plato_core.sweep.process import kill_session
@@ -27,6 +29,7 @@ _HEAD_WITHIN_S = 120.0
 _ENDS_WITHIN_S = 10.0
 _TICK_S = 0.5
 _PARTING_S = 5.0
+LATE_S = 30.0  # for which the head still tells a rank that comes late that the work is done
 
 
 class RayNode:
@@ -70,13 +73,18 @@ class Head:
         job: What the worker said.
         rank: Of this node.
         environment: Of Ray's processes.
+        told_to_stop: Whether this process was told to end: then it waits for no rank that comes late.
 
     Attributes:
         address: Where Ray's head answers.
     """
 
-    def __init__(self, job: JobSettings, rank: Rank, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, job: JobSettings, rank: Rank, environment: Mapping[str, str], told_to_stop: Callable[[], bool]
+    ) -> None:
         self._job, self._own, self._environment = job, rank.own or rank.head, environment
+        self._told_to_stop = told_to_stop
+        self._lock, self._over, self._come = threading.Lock(), False, 0
         self.address = f"{self._own}:{job.ray_port}"
         self._ranks: list[socket.socket] = []
         self._held = contextlib.ExitStack()
@@ -105,7 +113,9 @@ class Head:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Tells the other ranks that the work is done, however it ended, and ends Ray here."""
+        """Tells the other ranks that the work is done, however it ended, also who comes late; and ends Ray here."""
+        with self._lock:
+            self._over = True
         deadline = time.monotonic() + _PARTING_S
         for connection in self._ranks:
             with contextlib.suppress(OSError):
@@ -116,6 +126,9 @@ class Head:
                 connection.settimeout(max(0.01, deadline - time.monotonic()))
                 connection.recv(1)
             connection.close()
+        deadline = time.monotonic() + LATE_S
+        while self._come < self._job.nodes - 1 and not self._told_to_stop() and time.monotonic() < deadline:
+            time.sleep(_TICK_S)
         self._held.close()
 
     def _wait_until_it_answers(self, node: RayNode) -> None:
@@ -132,9 +145,13 @@ class Head:
             while True:
                 connection, _ = listening.accept()
                 _keep_alive(connection)
-                with contextlib.suppress(OSError):
-                    connection.sendall(JOIN)
-                    self._ranks.append(connection)
+                with self._lock, contextlib.suppress(OSError):
+                    connection.sendall(DONE if self._over else JOIN)
+                    self._come += 1
+                    if self._over:
+                        connection.close()
+                    else:
+                        self._ranks.append(connection)
 
 
 def follow(job: JobSettings, rank: Rank, environment: Mapping[str, str], told_to_stop: Callable[[], bool]) -> bool:
@@ -153,13 +170,13 @@ def follow(job: JobSettings, rank: Rank, environment: Mapping[str, str], told_to
         AmlError: No head came, it died, or Ray died here.
     """
     with contextlib.closing(_line_to_head(job, rank, told_to_stop)) as line:
-        if not _heard(line, JOIN, told_to_stop, None):
-            return False
+        if (word := _heard(line, (DONE, JOIN), told_to_stop, None)) != JOIN:
+            return word == DONE
         arguments = [f"--address={rank.head}:{job.ray_port}", *shlex.split(job.ray_worker_arguments)]
         if rank.own is not None:
             arguments.append(f"--node-ip-address={rank.own}")
         with RayNode(arguments, environment) as node:
-            return _heard(line, DONE, told_to_stop, node)
+            return _heard(line, (DONE,), told_to_stop, node) == DONE
 
 
 def _line_to_head(job: JobSettings, rank: Rank, told_to_stop: Callable[[], bool]) -> socket.socket:
@@ -180,7 +197,10 @@ def _line_to_head(job: JobSettings, rank: Rank, told_to_stop: Callable[[], bool]
         return line
 
 
-def _heard(line: socket.socket, word: bytes, told_to_stop: Callable[[], bool], node: RayNode | None) -> bool:
+def _heard(
+    line: socket.socket, words: tuple[bytes, ...], told_to_stop: Callable[[], bool], node: RayNode | None
+) -> bytes | None:
+    """Return the first of the words that has come; None where this process was told to stop."""
     heard = b""
     while not told_to_stop():
         if node is not None and node.exit_code is not None:
@@ -194,9 +214,9 @@ def _heard(line: socket.socket, word: bytes, told_to_stop: Callable[[], bool], n
         if not more:
             raise AmlError("the head died: its node is gone, or its process was killed (out of memory, perhaps)")
         heard += more
-        if word in heard:
-            return True
-    return False
+        if (word := next((word for word in words if word in heard), None)) is not None:
+            return word
+    return None
 
 
 def _answers(host: str, port: int) -> bool:
@@ -221,5 +241,5 @@ def ray_environment(environment: Mapping[str, str] = os.environ) -> dict[str, st
     return {
         name: value
         for name, value in environment.items()
-        if not name.startswith("PREFECT") and name not in ("MLFLOW_RUN_ID", "RAY_ADDRESS")
+        if not name.startswith("PREFECT") and name not in (*NOT_FOR_TRIALS, "RAY_ADDRESS")
     }

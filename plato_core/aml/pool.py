@@ -14,6 +14,7 @@ from pydantic import PrivateAttr
 
 from plato_core.aml.fields import PoolFields
 from plato_core.aml.job import JobSpec, job_name
+from plato_core.aml.jobsettings import WORKER_PORTS
 from plato_core.aml.workspace import Workspace
 from plato_core.errors import ConfigError
 
@@ -34,6 +35,8 @@ _INHERITED = (
 )  # fmt: skip
 # The run's own marks, which Prefect gives each job: ids and names.
 _MARKS = "PREFECT__"
+# But for the worker's: two workers that submit one job must ask for the same.
+_WORKERS_MARKS = ("PREFECT__WORKER_ID", "PREFECT__WORKER_NAME")
 _QUIET = {
     "DO_NOT_TRACK": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -75,7 +78,7 @@ class AzureMLJobConfiguration(PoolFields, BaseJobConfiguration):
         given = {name: value for name, value in self.env.items() if value is not None}
         self.command = self.command or COMMAND
         super().prepare_for_flow_run(flow_run, deployment, flow, work_pool, worker_name, worker_id)
-        kept = {name: value for name, value in self.env.items() if name in _INHERITED or name.startswith(_MARKS)}
+        kept = {name: value for name, value in self.env.items() if _of_the_run(name)}
         self._api_url_given = bool(self.api_url or given.get("PREFECT_API_URL"))
         url = self.api_url or given.get("PREFECT_API_URL") or get_current_settings().api.url or ""
         self.env = {**_QUIET, **kept, **given, "PREFECT_API_URL": url}
@@ -122,6 +125,13 @@ class AzureMLJobConfiguration(PoolFields, BaseJobConfiguration):
         code = Path(self.code).expanduser()
         if not code.is_dir():
             raise ConfigError(f"code: there is no folder {self.code!r} on the worker's machine ({Path.cwd()})")
+        if code.resolve() in (Path.home(), Path("/")):
+            raise ConfigError(f"code: {code.resolve()} would be uploaded whole; name the project's own folder")
+        if {self.ray_port, self.ray_port + 1} & set(WORKER_PORTS):
+            raise ConfigError(
+                f"ray_port: {self.ray_port} comes into the way of Ray's workers; give one outside "
+                f"{WORKER_PORTS[0]} to {WORKER_PORTS[-1]}"
+            )
         launcher = self.launcher if self.instance_count > 1 else "single"
         contract = {
             "PREFECT__FLOW_RUN_ID": str(flow_run.id),
@@ -196,6 +206,10 @@ class AzureMLJobConfiguration(PoolFields, BaseJobConfiguration):
                     f"{name}: the worker needs one for the Prefect API and so will the job; store it in an Azure key "
                     f"vault and set {field} of the pool to the secret's URL"
                 )
+
+
+def _of_the_run(name: str) -> bool:
+    return name in _INHERITED or (name.startswith(_MARKS) and name not in _WORKERS_MARKS)
 
 
 def _loopback(url: str) -> bool:

@@ -36,6 +36,7 @@ T = TypeVar("T")
 Say = Callable[["FlowRun", str], Awaitable[None]]
 LOG_LABEL = "plato.job-log"
 _RUNNING = frozenset({"Running", "Finalizing", "CancelRequested"})
+_WAITING = frozenset({"NotStarted", "Queued", "Preparing", "Provisioning", "Starting"})
 _BATCH = 400  # log lines of one request
 _GONE = 3  # so many times a job must be unknown before it counts as gone
 _SILENT_S = 900.0  # of a job that is NotResponding
@@ -69,6 +70,7 @@ class JobWatch:
     crashed: Say
     cancelled: Say
     _status: str = ""
+    _on_nodes: bool = False
     _ran_since: float | None = None
     _silent_since: float | None = None
     _over_since: float | None = None
@@ -85,29 +87,47 @@ class JobWatch:
         while True:
             run = await self._read_run()
             if run is None:  # deleted, with all that could be said about it
-                await self._cancel("Its flow run was deleted")
+                await self._end("Its flow run was deleted")
                 return
             found = await self._ask(self.jobs.find, self.name)
             job = found[0] if found else None
             if found:
                 self._unknown = 0 if job is not None else self._unknown + 1
                 if self._unknown >= _GONE:
+                    await self._cancel("It is unknown")
                     await self._conclude(run, None)
                     return
             if job is not None:
                 await self._tell(run, job)
                 await self._copy_log(job)
                 if job.ended or self._silent(job):
+                    if not job.ended:
+                        await self._cancel(f"It is {job.status} for long")
                     await self._conclude(run, job)
                     return
                 await self._stop_if_needed(run, job)
-            await anyio.sleep(min(_MOST_S, self.configuration.poll_interval_s * 2 ** min(self._misses, 8)))
+            await self._pause()
+
+    async def _end(self, why: str) -> None:
+        """Cancel the job until it has ended or is gone."""
+        self._unknown = 0
+        while self._unknown < _GONE:
+            if self._asked_to_cancel is None or time.monotonic() - self._asked_to_cancel >= _AGAIN_S:
+                await self._cancel(why)
+            found = await self._ask(self.jobs.find, self.name)
+            if found:
+                self._unknown = 0 if found[0] is not None else self._unknown + 1
+                if found[0] is not None and found[0].ended:
+                    return
+            await self._pause()
 
     async def _tell(self, run: FlowRun, job: JobState) -> None:
         """Report a new status: in the log, and as the flow run's state for as long as it has not begun."""
         if job.status == self._status:
             return
         before, self._status = self._status, job.status
+        taken = self._on_nodes and job.status in _WAITING
+        self._on_nodes = job.status in _RUNNING or (self._on_nodes and not taken)  # NotResponding says nothing of it
         self._studio_url = job.studio_url or self._studio_url
         page = f": {job.studio_url}" if job.studio_url and not before else ""
         self.logger.info("Job %s is %s%s", job.name, job.status, page)
@@ -121,7 +141,7 @@ class JobWatch:
         try:
             if run.state.is_pending():
                 await propose_state(self.prefect, state, flow_run_id=run.id)
-            elif run.state.is_running() and before in _RUNNING and job.status not in _RUNNING:
+            elif run.state.is_running() and taken:
                 self.logger.warning("Job %s was taken from its nodes (preempted); it starts again", job.name)
                 await self.prefect.set_flow_run_state(run.id, state, force=True)
         except Abort:
@@ -146,7 +166,7 @@ class JobWatch:
         if self._asked_to_cancel is not None and time.monotonic() - self._asked_to_cancel < _AGAIN_S:
             return
         why = "Its flow run is cancelled" if unwanted else f"Its flow run is {state.name} for long"
-        if await self._cancel(why) and state.is_cancelling():
+        if await self._cancel(why) and state.is_cancelling() and self._concerns(run):
             when = f"after {grace:.0f} s of grace" if grace else "before it ran"
             await self.cancelled(run, f"Cancelled; its Azure ML job was stopped {when}.")
 
@@ -220,15 +240,8 @@ class JobWatch:
             self.logger.debug("Lines of the job's log could not be sent: %s", error)
 
     def _log_entry(self, line: str) -> LogCreate:
-        return LogCreate.model_validate(
-            {
-                "name": "azure-ml.job",
-                "level": logging.INFO,
-                "message": line,
-                "timestamp": now("UTC"),
-                "flow_run_id": self.flow_run.id,
-            }
-        )
+        entry = {"name": "azure-ml.job", "level": logging.INFO, "message": line, "timestamp": now("UTC")}
+        return LogCreate.model_validate(entry | {"flow_run_id": self.flow_run.id})
 
     def _open_log(self, job: JobState) -> JobLog:
         """Go on where a worker before this one was, if there was one."""
@@ -263,7 +276,10 @@ class JobWatch:
                 return None
             except Exception as error:  # a server that restarts must not lose the job
                 self._missed("The Prefect API", error)
-                await anyio.sleep(min(_MOST_S, self.configuration.poll_interval_s * 2 ** min(self._misses, 8)))
+                await self._pause()
+
+    async def _pause(self) -> None:
+        await anyio.sleep(min(_MOST_S, self.configuration.poll_interval_s * 2 ** min(self._misses, 8)))
 
     async def _ask(self, question: Callable[..., T], *arguments: object) -> tuple[T] | None:
         """Return what Azure ML answers, in a tuple; None if it does not, which says nothing about the job."""

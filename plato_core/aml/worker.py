@@ -30,16 +30,18 @@ from prefect.workers.base import BaseWorker, BaseWorkerResult
 from plato_core.aml import WORKER_TYPE
 from plato_core.aml.job import job_name
 from plato_core.aml.pool import AzureMLJobConfiguration, AzureMLVariables
-from plato_core.errors import AmlError, PlatoError
+from plato_core.errors import AmlError, AmlUnavailable, PlatoError
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
     from plato_core.aml.client import JobClient
+    from plato_core.aml.job import JobSpec
     from plato_core.aml.watch import JobWatch
     from plato_core.aml.workspace import Workspace
 
 T = TypeVar("T")
+JOB_LABEL = "plato.job"  # the attempt, and its job's name
 # Waits between tries to submit while Azure ML does not answer, in seconds: some five minutes in all.
 _WAITS_S = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0)
 _NEW_S = 60.0  # a run that was just taken over by a worker, which has not put its name on it
@@ -62,7 +64,8 @@ class AzureMLWorker(BaseWorker[AzureMLJobConfiguration, AzureMLVariables, AzureM
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self._followed: set[Any] = set()
+        self._followed: list[Any] = []  # an attempt's job may still be followed when that of the next one is
+        self._told: set[tuple[Any, str]] = set()
         self._clients: dict[Workspace, JobClient] = {}
 
     async def run(
@@ -78,12 +81,12 @@ class AzureMLWorker(BaseWorker[AzureMLJobConfiguration, AzureMLVariables, AzureM
             configuration: Its settings.
             task_status: Told the job's name when there is one, or what kept it from being.
         """
-        self._followed.add(flow_run.id)
+        self._followed.append(flow_run.id)
         name = job_name(flow_run)
         try:
             try:
                 jobs = self._jobs(configuration)
-                submitted = await self._submit(flow_run, configuration, jobs, name)
+                name, submitted = await self._submit(flow_run, configuration, jobs)
             except PlatoError as error:
                 self.get_flow_run_logger(flow_run).error("No job was submitted: %s", error)
                 await self._propose_crashed_state(flow_run, f"No Azure ML job was submitted: {error}")
@@ -96,7 +99,7 @@ class AzureMLWorker(BaseWorker[AzureMLJobConfiguration, AzureMLVariables, AzureM
                 await self._watch(flow_run, configuration, jobs, name).follow()
             return AzureMLWorkerResult(identifier=name, status_code=0)
         finally:
-            self._followed.discard(flow_run.id)
+            self._followed.remove(flow_run.id)
 
     async def kill_infrastructure(
         self, infrastructure_pid: str, configuration: AzureMLJobConfiguration, grace_seconds: int = 30
@@ -127,41 +130,76 @@ class AzureMLWorker(BaseWorker[AzureMLJobConfiguration, AzureMLVariables, AzureM
             self._logger.warning("Runs of an earlier worker could not be looked for: %s", error)
 
     async def _submit(
-        self, flow_run: FlowRun, configuration: AzureMLJobConfiguration, jobs: JobClient, name: str
-    ) -> bool:
+        self, flow_run: FlowRun, configuration: AzureMLJobConfiguration, jobs: JobClient
+    ) -> tuple[str, bool]:
         """Submit the job unless it is there already.
 
         Returns:
-            Whether there is a job: not, if the run was cancelled before.
+            Its name, and whether there is one: not, if the run was cancelled before.
         """
-        from plato_core.aml.client import AmlUnavailable
-
+        name = ""
         logger = self.get_flow_run_logger(flow_run)
         spec = configuration.job_spec(flow_run)
-        # Before the job: whoever comes after this worker must find it.
-        await self.client.update_flow_run(flow_run.id, infrastructure_pid=name)
         for wait_s in (*_WAITS_S, None):
             current = await self.client.read_flow_run(flow_run.id)
             state = current.state
             try:
+                name = name or await self._name(current, jobs)
+                spec = spec.model_copy(update={"name": name})
                 job = await _in_thread(jobs.find, name)
                 if job is not None:
                     logger.info("Job %s is there already; following it", name)
-                    return True
+                    return name, True
                 if state is not None and (state.is_cancelling() or state.is_cancelled()):
                     if state.is_cancelling():
                         await self._cancelled(current, "Cancelled before an Azure ML job was submitted.")
-                    return False
+                    return name, False
                 logger.info("Submitting job %s to %s", name, jobs.workspace)
                 await _in_thread(jobs.check_compute, spec.compute, spec.instance_count)
-                await _in_thread(jobs.submit, spec)
-                return True
+                await self._create(jobs, spec)
+                return name, True
             except AmlUnavailable as error:
                 if wait_s is None:
                     raise
                 logger.warning("%s; trying again in %.0f s", error, wait_s)
                 await anyio.sleep(wait_s)
         raise AssertionError("the last try returns or raises")
+
+    async def _create(self, jobs: JobClient, spec: JobSpec) -> None:
+        """Submit a job; one that is there after an error, by this request or another worker's, is submitted."""
+        try:
+            await _in_thread(jobs.submit, spec)
+        except PlatoError as error:
+            try:
+                there = await _in_thread(jobs.find, spec.name) is not None
+            except PlatoError:
+                there = False
+            if not there:
+                raise
+            self._logger.info("Job %s is there in spite of: %s", spec.name, error)
+
+    async def _name(self, run: FlowRun, jobs: JobClient) -> str:
+        """Return the name of the job of a run's attempt, the same whenever it is asked for in this attempt.
+
+        Prefect counts how often the flow has begun. An attempt whose job died before that leaves the count as it was,
+        so the next takes a further number. An attempt is known by the state that asked for it.
+        """
+        states = await self.client.read_flow_run_states(run.id)
+        asked_for = max(
+            (state for state in states if state.is_scheduled()), key=lambda one: one.timestamp, default=None
+        )
+        attempt = str(asked_for.id) if asked_for else "none"
+        known, _, name = str(run.labels.get(JOB_LABEL, "")).partition(":")
+        if known != attempt or not name:
+            number = run.run_count
+            name = job_name(run, number)
+            while (job := await _in_thread(jobs.find, name)) and (job.ended or job.status == "CancelRequested"):
+                number += 1
+                name = job_name(run, number)
+            await self.client.update_flow_run_labels(run.id, {JOB_LABEL: f"{attempt}:{name}"})
+        # Before the job: whoever comes after this worker must find it.
+        await self.client.update_flow_run(run.id, infrastructure_pid=name)
+        return name
 
     async def _take_over(self) -> None:
         """Follow each run of the pool that nobody follows."""
@@ -177,10 +215,9 @@ class AzureMLWorker(BaseWorker[AzureMLJobConfiguration, AzureMLVariables, AzureM
         others = {str(worker.name) for worker in workers if worker.status == "ONLINE"} - {self.name}
         for run in alone:
             owner = run.labels.get("prefect.worker.name")
-            fresh = run.state is not None and now("UTC") - run.state.timestamp < timedelta(seconds=_NEW_S)
-            if owner in others or (owner is None and fresh) or self._runs_task_group is None:
+            if owner in others or _just_taken(run, owner) or self._runs_task_group is None:
                 continue
-            self._followed.add(run.id)
+            self._followed.append(run.id)
             self._runs_task_group.start_soon(self._follow_again, run)
 
     async def _follow_again(self, run: FlowRun) -> None:
@@ -193,24 +230,31 @@ class AzureMLWorker(BaseWorker[AzureMLJobConfiguration, AzureMLVariables, AzureM
                 worker_name=self.name,
                 worker_id=self.backend_id,
             )
-            await self._give_worker_labels_to_flow_run(run.id)
             name = run.infrastructure_pid
             jobs = self._jobs(configuration)
-            job = await _in_thread(jobs.find, name) if name else None
-            pending = run.state is not None and run.state.is_pending()
-            if pending and (job is None or job.ended):
-                await self.run(run, configuration)  # its worker died before it had submitted the job
-            elif name is None:
-                await self._cancelled(run, "Cancelled before an Azure ML job was submitted.")
+            assert run.state is not None
+            if name is None and not run.state.is_pending():
+                # Without a job: it was cancelled before there was one, or somebody executes it by hand.
+                if run.state.is_cancelling():
+                    await self._cancelled(run, "Cancelled before an Azure ML job was submitted.")
+                return
+            # A worker that cannot ask leaves the run to one that can.
+            job = await _in_thread(jobs.find, name or job_name(run))
+            await self._give_worker_labels_to_flow_run(run.id)
+            if name is None or (run.state.is_pending() and (job is None or job.ended)):
+                # Its worker died before it had submitted the job, or before it could say what the job died of.
+                await self.run(run, configuration)
             else:
                 logger.info("Worker %s follows job %s from here on", self.name, name)
                 await self._watch(run, configuration, jobs, name).follow()
-        except PlatoError as error:
-            logger.warning("This worker cannot follow the run's job: %s", error)
-        except Exception:
-            logger.exception("This worker cannot follow the run's job")
+        except Exception as error:
+            text = str(error) if isinstance(error, PlatoError) else f"{type(error).__name__}: {error}"
+            if (run.id, text) not in self._told:  # once, not with every heartbeat
+                self._told.add((run.id, text))
+                logger.warning("Worker %s cannot follow the run's job: %s", self.name, text)
+                self._logger.debug("Run %s cannot be followed", run.id, exc_info=error)
         finally:
-            self._followed.discard(run.id)
+            self._followed.remove(run.id)
 
     def _watch(self, flow_run: FlowRun, configuration: AzureMLJobConfiguration, jobs: JobClient, name: str) -> JobWatch:
         from plato_core.aml.watch import JobWatch
@@ -228,6 +272,14 @@ class AzureMLWorker(BaseWorker[AzureMLJobConfiguration, AzureMLVariables, AzureM
 
         workspace = configuration.find_workspace()
         return self._clients.setdefault(workspace, JobClient(workspace))
+
+
+def _just_taken(run: FlowRun, owner: object) -> bool:
+    """Whether some worker may just have taken a run, and not put its name on it in place of an earlier one's."""
+    state = run.state
+    if state is None or (owner is not None and (not state.is_pending() or state.name != "Pending")):
+        return False
+    return now("UTC") - state.timestamp < timedelta(seconds=_NEW_S)
 
 
 async def _in_thread(question: Callable[..., T], *arguments: object) -> T:

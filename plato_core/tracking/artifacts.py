@@ -6,7 +6,6 @@ newest. Other stores overwrite, and know none of these names.
 """
 
 import functools
-import itertools
 import posixpath
 import re
 import tempfile
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
+# A store that calls more names than this taken means something else by it.
+_MOST_NAMES = 50
 _CHECKPOINT = re.compile(r"(?:upload-(\d+)_)?(checkpoint_\d{6,})")
 
 
@@ -95,7 +96,7 @@ def put_file(client: "MlflowClient", run_id: str, source: Path) -> str:
     """
     repository = artifact_repository(client, run_id)
     with tempfile.TemporaryDirectory(prefix="plato-artifact-") as folder:
-        for number in itertools.count(1):
+        for number in range(1, _MOST_NAMES + 1):
             name = source.name if number == 1 else f"{source.stem}-{number}{source.suffix}"
             local = source
             if number > 1:
@@ -108,7 +109,7 @@ def put_file(client: "MlflowClient", run_id: str, source: Path) -> str:
                 if not _holds(repository, name, source):
                     continue
             return name
-    raise AssertionError("there is always another number")
+    raise TrackingError(f"the store refuses {source.name} in run {run_id} under {_MOST_NAMES} names as taken")
 
 
 def put_text(client: "MlflowClient", run_id: str, text: str, name: str) -> str:
@@ -122,7 +123,7 @@ def put_text(client: "MlflowClient", run_id: str, text: str, name: str) -> str:
 def checkpoint_folders(name: str) -> Iterator[str]:
     """Yield the artifact paths that a checkpoint may have, in the order in which they are tried."""
     yield name
-    for number in itertools.count(2):
+    for number in range(2, _MOST_NAMES + 1):
         # In front, as the plugin lists by how a path begins.
         yield f"upload-{number}_{name}"
 

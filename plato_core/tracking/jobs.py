@@ -5,7 +5,9 @@ On the parent the tag `plato.job` names the job that works on the sweep, so that
 own run tells whether the job lives, as Azure ML ends it with the job.
 """
 
+import math
 import time
+from collections.abc import Callable
 
 from plato_core.aml.jobrun import JobRun
 from plato_core.errors import ConfigError
@@ -16,18 +18,22 @@ from plato_core.tracking.parent import ParentRun
 JOB_TAG = "plato.job"
 RESUMES_TAG = "plato.resumes"
 NOTE_TAG = "mlflow.note.content"
-# Azure ML needs a moment to write down that a job has ended.
-PATIENCE_S = 60.0
+# A job whose program has ended is kept by Azure ML for some minutes more, while it stores the job's files.
+PATIENCE_S = 600.0
 _LIVING = ("RUNNING", "SCHEDULED")
+_POLL_S, _SAY_S = 5.0, 60.0
 
 
-def take_over(tracking_uri: str, parent: ParentRun, job: JobRun, patience_s: float = PATIENCE_S) -> None:
+def take_over(
+    tracking_uri: str, parent: ParentRun, job: JobRun, say: Callable[[str], None], patience_s: float = PATIENCE_S
+) -> None:
     """Have a job go on with a sweep: waits for the end of the job before, and points from its run to the parent.
 
     Args:
         tracking_uri: The store.
         parent: The sweep's run.
         job: The job that goes on.
+        say: Takes a line now and then while it waits.
         patience_s: How long the job before may take to end, in seconds.
 
     Raises:
@@ -38,13 +44,17 @@ def take_over(tracking_uri: str, parent: ParentRun, job: JobRun, patience_s: flo
     with tracking_errors(tracking_uri):
         found = client.get_run(parent.run_id)
         before = found.data.tags.get(JOB_TAG)
-        deadline = time.monotonic() + patience_s
+        said_at, deadline = -math.inf, time.monotonic() + patience_s
         while before not in (None, "", job.run_id) and client.get_run(before).info.status in _LIVING:
-            if time.monotonic() >= deadline:
+            if (now := time.monotonic()) >= deadline:
                 raise ConfigError(
                     f"resume: job {before} still works on this sweep; wait for its end, or cancel it, then try again"
                 )
-            time.sleep(min(2.0, patience_s))
+            if now - said_at >= _SAY_S:
+                said_at = now
+                left = math.ceil((deadline - now) / 60.0)
+                say(f"job {before} has not ended yet; waiting for that, for {left} min at most")
+            time.sleep(min(_POLL_S, patience_s))
         client.set_tag(parent.run_id, JOB_TAG, job.run_id)
         if job.run_id != parent.run_id:
             page = studio_page(tracking_uri, parent.run_id)

@@ -93,7 +93,7 @@ def upload_checkpoint(
                 raise
             if stored_manifest(repository, folder) == manifest:
                 return manifest.size
-    raise AssertionError("there is always another folder")
+    raise TrackingError(f"the store refuses checkpoint {manifest.iteration} of run {run_id} under each name as taken")
 
 
 def _upload(repository: "ArtifactRepository", source: Path, target: str, manifest: Manifest) -> int:

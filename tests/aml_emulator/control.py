@@ -26,7 +26,7 @@ class Control:
             "secrets": lambda: [*tokens.all_secrets(), *state.secrets.values()],
             "hold": lambda: self._hold(True),
             "release": lambda: self._hold(False),
-            "preempt": lambda job: state.ask_to_stop(self._job(job), "preempt"),
+            "preempt": self._preempt,
             "kill_node": lambda job, node: processes.kill_node(state.id, self._job(job).name, node),
             "status": lambda job, status: state.set_status(self._job(job), status),
             "fail_next": self._fail_next,
@@ -44,6 +44,11 @@ class Control:
         if name not in self._state.jobs:
             raise ServiceError(404, "UserError", f"Run {name} was not found")
         return self._state.jobs[name]
+
+    def _preempt(self, job: str, notice_s: float = 0.0) -> None:
+        found = self._job(job)
+        found.notice_s = notice_s
+        self._state.ask_to_stop(found, "preempt")
 
     def _show(self) -> dict[str, Any]:
         with self._state.changed:

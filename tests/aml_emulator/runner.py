@@ -183,6 +183,7 @@ class Runner:
         finally:
             processes.kill_job(self._state.id, job.name)
             shutil.rmtree(short, ignore_errors=True)
+            shutil.rmtree(folder / "mounts", ignore_errors=True)  # the next has its own, at another place
 
     def _watch(self, job: Job, nodes: Nodes) -> None:
         """Waits for the command; raises how it ended."""
@@ -192,7 +193,7 @@ class Runner:
             if limit and time.monotonic() - began > limit:
                 self._state.ask_to_stop(job, "timeout")
             if job.stop.wait(_POLL_S):
-                nodes.stop(0.0 if job.why == "preempt" else self._pace.grace_s)
+                nodes.stop(job.notice_s if job.why == "preempt" else self._pace.grace_s)
                 if job.why != "preempt":
                     self._sync(job, nodes, "logs", "outputs")
                 self._stopped(job)

@@ -47,6 +47,7 @@ class Job:
         run_uuid: What the MLflow server calls the job's own run.
         stop: Set when it is to end before its command does; `why` says the reason.
         why: "", "cancel", "preempt" or "timeout".
+        notice_s: Between asking a preempted job's command to end and killing it.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Job:
     token: str = ""
     stop: threading.Event = field(default_factory=threading.Event)
     why: str = ""
+    notice_s: float = 0.0
     history: list[str] = field(default_factory=lambda: ["NotStarted"])
 
     @property

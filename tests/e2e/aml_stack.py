@@ -22,6 +22,7 @@ from aml_worker_bed import POOL, Bed, GuardedServer
 from stack import ROOT, project_copy
 
 PASSWORD = "the-password-of-this-server"
+LEFT_ABOUT = "a-password-that-somebody-left-in-the-project"
 SHORT: dict[str, Any] = {
     "preset": "test-local",
     "num_tune_samples": 3,
@@ -124,6 +125,7 @@ def _project(folder: Path, **job_variables: Any) -> Path:
         shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in (".amlignore", "pyproject.toml"):
         shutil.copy(ROOT / name, project)
+    (project / ".env").write_text(f"SOME_PASSWORD={LEFT_ABOUT}\n")
     content = yaml.safe_load((file := project / "prefect.yaml").read_text())
     [deployment] = [one for one in content["deployments"] if one["name"] == "aml"]
     [step] = deployment["build"]

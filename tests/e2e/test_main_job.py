@@ -13,6 +13,7 @@ import gymnasium
 import mlflow
 import numpy as np
 import pytest
+import ray
 import torch
 import yaml
 from product import ROOT, Product, Script
@@ -240,12 +241,15 @@ def test_the_filters_that_users_type_find_the_trials(
 
 
 def test_the_algorithm_loads_from_the_checkpoint(checkpoint: Path) -> None:
+    # RLlib would start one by itself, unless it believes that another is there.
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
     algorithm = Algorithm.from_checkpoint(str(checkpoint))
     try:
         assert algorithm.get_module() is not None
         assert algorithm.iteration > 0
     finally:
         algorithm.stop()
+        ray.shutdown()
 
 
 def test_the_policy_alone_plays_as_well_as_it_promised(checkpoint: Path, result: dict[str, Any]) -> None:

@@ -12,8 +12,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from prefect.logging import disable_run_logger
 from trial_runs import make_checkpoint
 
+from plato_core.aml.jobrun import JobRun
 from plato_core.config import SweepConfig
 from plato_core.config_form import from_form
 from plato_core.sweep import folder
@@ -22,7 +24,7 @@ from plato_core.tracking.hold import hold_tree
 from plato_core.tracking.parent import ParentRun
 from plato_core.tracking.spool import Spool, Target
 from plato_core.tracking.writer import Writer
-from tasks.parent_run import close_parent_run, open_parent_run
+from tasks.parent_run import close_parent_run, open_parent_run, take_over_sweep
 
 SWEEP_ID = "20260801-020000-aaaaaa"
 
@@ -119,7 +121,10 @@ def second() -> dict[str, Any]:
 
     storage = os.environ["AZURE_ML_OUTPUT_sweeps"]  # noqa: SIM112 - Azure ML keeps the case of an output's name
     config = load_config({"resume": SWEEP_ID, "storage_path": storage}, None, os.environ)
-    config = config.model_copy(update={"storage_path": storage})
+    job = JobRun.current()
+    assert job is not None
+    with disable_run_logger():
+        take_over_sweep.fn(config, job)
     with SweepProcess(config, at_once=False) as process:
         opened = open_parent_run.fn(config, SWEEP_ID)
         writer = track(config, opened)

@@ -65,6 +65,33 @@ print(json.dumps({
     "whole": [verify(d.path, d.manifest) for d in down], "local": [d.path.name for d in down],
     "artifacts": sorted(info.path for info in repository.list_artifacts(None))}))
 """
+TAKE_OVER = """
+import json, sys, threading
+from plato_core.aml.jobrun import JobRun
+from plato_core.aml.workspace import Workspace
+from plato_core.errors import ConfigError
+from plato_core.tracking.client import make_client
+from plato_core.tracking.jobs import JOB_TAG, take_over
+from plato_core.tracking.parent import ParentRun
+uri = sys.argv[1]
+client = make_client(uri)
+experiment = client.create_experiment("taken-over")
+before, job = [client.create_run(experiment).info.run_id for _ in range(2)]
+client.set_tag(before, JOB_TAG, before)
+parent, said, refused = ParentRun(before, experiment, uri), [], ""
+at_work = JobRun(job, Workspace.of(uri), "", "")
+try:
+    take_over(uri, parent, at_work, said.append, patience_s=0.1)
+except ConfigError as error:
+    refused = str(error)
+tags = [client.get_run(run).data.tags for run in (before, job)]
+threading.Timer(1.0, client.set_terminated, [before]).start()
+take_over(uri, parent, at_work, said.append)
+print(json.dumps({
+    "before": before, "job": job, "refused": refused, "said": said, "worked": tags[0][JOB_TAG],
+    "untouched": not [name for name in tags[1] if name.startswith("plato.")],
+    "works": client.get_run(before).data.tags[JOB_TAG]}))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +155,15 @@ def test_the_jobs_own_run_is_the_parent_and_a_later_job_only_points_to_it(emulat
         assert {"checkpoint_000010", "checkpoint_000015", "result.json", "result-2.json"} <= set(trial["artifacts"])
         assert not [path for path in trial["artifacts"] if path.startswith("upload-")]  # the same again is not sent
     assert emulator.refused() == []
+
+
+def test_a_job_waits_for_the_end_of_the_job_before_and_says_so(emulator: Emulator, tmp_path: Path) -> None:
+    found = ask(emulator, TAKE_OVER, cwd=tmp_path)
+    assert f"resume: job {found['before']} still works on this sweep" in found["refused"]
+    assert (found["worked"], found["untouched"]) == (found["before"], True)
+    assert found["works"] == found["job"]
+    minutes = [f"job {found['before']} has not ended yet; waiting for that, for {left} min at most" for left in (1, 10)]
+    assert found["said"] == minutes
 
 
 def test_what_is_stored_again_gets_a_path_of_its_own_unless_it_is_whole(emulator: Emulator, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from aml_bed import running_emulator
 from aml_worker_bed import POOL, Bed, GuardedServer, project
 from prefect_server import wait_for
+from thorough import thorough
 
 from plato_core.aml.workspace import Workspace
 
@@ -46,18 +47,24 @@ def job_of(run_id: str, attempt: int = 0) -> str:
 
 def test_a_worker_that_was_killed_is_followed_by_the_next(bed: Bed) -> None:
     """The first test of this file, while no other worker is there."""
+    killed = bed.folder.parent / "killed"
     with bed.worker() as first:
-        run_id = bed.start({"seconds": 12})
+        run_id = bed.start({"seconds": 45})
+        dead = bed.start(command=f"until test -e {killed}; do sleep 0.1; done; exit 1")
         wait_for(lambda: bed.state_of(run_id) == "Running", "the flow runs")
         wait_for(lambda: "printed by the flow" in said(bed, run_id), "the log is copied")
+        wait_for(lambda: bed.state_of(dead) == "Starting", "the other job runs")
         first.kill()
         first.wait()
+        killed.touch()
+        assert bed.job_ended(job_of(dead)) == "Failed"  # with nobody to see it
     with bed.worker():
         assert bed.ended(run_id)["state_name"] == "Completed"
         assert bed.job_ended(job_of(run_id)) == "Completed"
         wait_for(lambda: f"Job {job_of(run_id)} is Completed" in said(bed, run_id), "the second worker sees the end")
+        assert bed.ended(dead)["state_name"] == "Crashed"
     assert said(bed, run_id).count("printed by the flow") == 1
-    assert [name for name in bed.emulator.jobs() if run_id in name] == [job_of(run_id)]
+    assert sorted(bed.emulator.jobs()) == sorted([job_of(run_id), job_of(dead)])  # neither was submitted twice
 
 
 @pytest.mark.usefixtures("worker")
@@ -94,6 +101,23 @@ def test_a_run_whose_job_dies_is_crashed_with_a_diagnosis(bed: Bed) -> None:
     assert "out of memory on a node" in message
     assert "https://ml.azure.com/" in message
     wait_for(lambda: "job log: numpy: Cannot allocate memory" in said(bed, run_id), "the log's end is shown")
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_retry_of_a_run_whose_flow_never_began_is_a_new_job(bed: Bed) -> None:
+    mended = bed.folder.parent / "mended"
+    run_id = bed.start(command=f"test -e {mended} && exec python -m plato_core.aml.entry")
+    assert bed.ended(run_id)["state_name"] == "Crashed"
+    mended.touch()
+    bed.emulator.fault(match="PUT .*/jobs/pf-", status=409, handled=True)  # the job is there, the answer says no
+    bed.retry(run_id)
+    wait_for(lambda: bed.state_of(run_id) != "Crashed", "it is tried again")
+    assert bed.ended(run_id)["state_name"] == "Completed"
+    assert bed.run(run_id)["infrastructure_pid"] == job_of(run_id, 1)
+    assert bed.job_ended(job_of(run_id)) == "Failed"
+    assert bed.job_ended(job_of(run_id, 1)) == "Completed"
+    asked = [one for one in bed.emulator.requests() if one["m"] == "PUT" and job_of(run_id, 1) in one["path"]]
+    assert [one["status"] for one in asked] == [409]
 
 
 @pytest.mark.usefixtures("worker")
@@ -141,12 +165,13 @@ def test_a_run_that_is_cancelled_while_it_runs_ends_in_order(bed: Bed) -> None:
 
 
 @pytest.mark.usefixtures("worker")
-def test_a_job_taken_from_its_node_waits_and_starts_again(bed: Bed) -> None:
+@pytest.mark.parametrize("notice_s", [30.0, pytest.param(0.0, marks=thorough)])
+def test_a_job_taken_from_its_node_waits_and_starts_again(bed: Bed, notice_s: float) -> None:
     run_id = bed.start({"seconds": 5})
     wait_for(lambda: "printed by the flow" in said(bed, run_id), "the flow runs")
     bed.emulator.control("hold")
     try:
-        bed.emulator.control("preempt", job=job_of(run_id))
+        bed.emulator.control("preempt", job=job_of(run_id), notice_s=notice_s)
         wait_for(lambda: bed.state_of(run_id) == "Queued", "the run is known to wait")
     finally:
         bed.emulator.control("release")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from plato_core.aml.flowrun import exit_code
+from plato_core.aml.flowrun import OVERDUE_S, Kind, Overdue, RunState, ends_in_order, exit_code
 from plato_core.aml.jobsettings import JobSettings, Rank
 from plato_core.aml.nodes import ray_environment
 from plato_core.aml.secrets import secret
@@ -75,3 +75,32 @@ def test_only_a_secrets_url_is_one(url: str) -> None:
 )  # fmt: skip
 def test_the_exit_code_tells_the_outcome(kind: str, told: bool, code: int) -> None:
     assert exit_code(kind, told_to_stop=told) == code  # type: ignore[arg-type]
+
+
+def state(kind: Kind = "OTHER", final: bool = False) -> RunState:
+    return RunState(kind, "Some", None, final)
+
+
+@pytest.mark.parametrize(
+    ("known", "in_order"),
+    [
+        (state(), False),  # its node is taken away
+        (None, False),
+        (state("CANCELLING"), True),
+        (state("CANCELLED", final=True), True),
+        (state("COMPLETED", final=True), True),
+    ],
+)
+def test_a_flow_ends_its_run_only_where_somebody_has_cancelled_it(known: RunState | None, in_order: bool) -> None:
+    assert ends_in_order(known) is in_order
+
+
+def test_a_process_may_outlive_its_run_for_a_while_only() -> None:
+    overdue = Overdue()
+    final = state("COMPLETED", final=True)
+    assert not overdue.after(final, 1000.0)
+    assert not overdue.after(state(), 1060.0)  # taken for dead, but it lives
+    assert not overdue.after(final, 1120.0)
+    assert not overdue.after(None, 1121.0 + OVERDUE_S)
+    assert not overdue.after(final, 1119.0 + OVERDUE_S)
+    assert overdue.after(final, 1121.0 + OVERDUE_S)

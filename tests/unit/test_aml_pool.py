@@ -61,6 +61,16 @@ def test_a_job_is_named_by_its_run_and_attempt() -> None:
     assert len(job_name(RUN)) == len(job_name(RUN.model_copy(update={"run_count": 100})))
 
 
+def test_two_workers_submit_the_same_job(tmp_path: Path) -> None:
+    def job(worker: int) -> JobSpec:
+        configuration = AzureMLJobConfiguration.model_validate({"code": str(tmp_path)})
+        with temporary_settings({PREFECT_API_URL: API}):
+            configuration.prepare_for_flow_run(RUN, worker_name=f"worker-{worker}", worker_id=UUID(int=worker))
+            return configuration.job_spec(RUN)
+
+    assert job(1) == job(2)
+
+
 def test_the_job_gets_the_contract_and_nothing_of_the_workers_machine(tmp_path: Path) -> None:
     settings = {PREFECT_HOME: tmp_path / "home", PREFECT_LOGGING_LEVEL: "DEBUG", PREFECT_API_KEY: "pnu_secret"}
     headers = {
@@ -110,6 +120,8 @@ def test_one_node_needs_no_launcher(tmp_path: Path) -> None:
         ({}, {"env": {"AZURE_CLIENT_SECRET": "geheim"}}, "env.AZURE_CLIENT_SECRET: a secret would stand"),
         ({}, {"api_url": "https://me:geheim@prefect.example.com/api"}, "PREFECT_API_URL: a password in it"),
         ({}, {"code": "/no/such"}, "code: there is no folder '/no/such'"),
+        ({}, {"code": "~"}, "would be uploaded whole"),
+        ({}, {"ray_port": 10001}, "ray_port: 10001 comes into the way of Ray's workers"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from plato_core.aml.credentials import sign_in_message
+from plato_core.aml.credentials import sign_in_error, sign_in_message
 from plato_core.aml.workspace import Workspace
-from plato_core.errors import ConfigError
+from plato_core.errors import AmlError, AmlUnavailable, ConfigError
 
 MINE = {"subscription_id": "s-1", "resource_group": "group", "workspace_name": "mine"}
 ID = "/subscriptions/s-1/resourceGroups/group/providers/Microsoft.MachineLearningServices/workspaces/mine"
@@ -95,3 +95,21 @@ def test_what_azure_says_about_signing_in_becomes_one_line() -> None:
         "signing in to Azure (EnvironmentCredential) failed: AADSTS7000215: Invalid client secret"
     )
     assert "\n" not in nobody + refused
+
+
+@pytest.mark.parametrize(
+    ("why", "kind"),
+    [
+        (
+            "HTTPSConnection(host='127.0.0.1', port=9): Failed to establish: [Errno 111] Connection refused",
+            AmlUnavailable,
+        ),
+        ("503 Service Unavailable", AmlUnavailable),
+        ("AADSTS7000215: Invalid client secret provided. Trace ID: 1", AmlError),
+        ("(invalid_client) Client authentication failed", AmlError),
+    ],
+)
+def test_azure_that_is_not_reached_is_asked_again_and_one_that_refuses_is_not(why: str, kind: type[AmlError]) -> None:
+    text = REFUSED.replace("AADSTS7000215: Invalid client secret provided. Trace ID: 1", why)
+    assert type(sign_in_error(text)) is kind
+    assert type(sign_in_error(NOBODY)) is AmlError

@@ -149,6 +149,24 @@ def test_where_the_files_go_and_how_many_nodes_come_is_said_by_the_machine() -> 
     assert storage_of({}, {}) == Path(".plato/sweeps").absolute()
 
 
+@pytest.mark.parametrize("own", [{}, {"storage_path": "/own"}])
+@pytest.mark.parametrize("typed", [{}, {"storage_path": "/mine"}, {"storage_path": ".plato/sweeps"}])
+def test_a_sweep_is_looked_for_where_it_was_written(own: dict[str, Any], typed: dict[str, Any]) -> None:
+    environ = {"PLATO_STORAGE_PATH": "/mnt/sweeps"}
+    shown = form_values("test-local", **own)
+    assert storage_of(shown | typed, environ, shown) == from_form(shown | typed, environ, shown).storage_folder
+    assert storage_of(shown, environ, shown) == Path("/own" if own else "/mnt/sweeps")
+
+
+def test_a_sweep_of_a_deployments_own_folder_goes_on_there(tmp_path: Path) -> None:
+    sweep = tmp_path / "20260101-000000-abcdef"
+    sweep.mkdir()
+    shown = form_values("test-local", storage_path=str(tmp_path))
+    environ = {"PLATO_STORAGE_PATH": "/mnt/sweeps"}
+    (sweep / "config.yaml").write_text(from_form(shown, environ, shown).to_yaml())
+    assert from_form(shown | {"resume": "last"}, environ, shown).resume == sweep.name
+
+
 def test_a_sweep_that_goes_on_runs_on_the_machines_that_it_has_now(tmp_path: Path) -> None:
     sweep = tmp_path / "20260101-000000-abcdef"
     sweep.mkdir()

@@ -136,6 +136,18 @@ def test_a_sweep_goes_on_with_its_own_settings(storage: Path) -> None:
     assert resumed_config(storage / OLD, {"num_tune_samples": 3}) == config  # said again is not changed
 
 
+def test_a_sweep_goes_on_in_the_folder_where_it_is_now(storage: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    other = tmp_path_factory.mktemp("elsewhere") / "mounted"
+    begun = load_config({"preset": "test-local", "storage_path": str(storage)}, None, {})
+    (storage / OLD / folder.CONFIG_NAME).write_text(begun.to_yaml())
+    storage.rename(other)
+    config = resumed_config(other / OLD, {})
+    assert config.storage_folder == other
+    with process.SweepProcess(config, at_once=False) as going_on_there:
+        assert going_on_there.sweep_dir == other / OLD
+    assert not storage.exists()
+
+
 def test_a_larger_budget_may_be_given_and_a_smaller_one_not(storage: Path) -> None:
     assert resumed_config(storage / OLD, {"max_iterations": 80}).max_iterations == 80
     with pytest.raises(ConfigError, match="max_iterations: 10 is less than the 40"):
