@@ -16,7 +16,8 @@ from typing import Any
 import httpx
 import stamina
 
-from plato_core.stack.processes import SUPERVISOR, State, kill, marked
+from plato_core.processes import kill
+from plato_core.stack.processes import SUPERVISOR, State, marked
 from plato_core.stack.settings import MLFLOW, PREFECT, WORKER, StackSettings
 
 ROOT = Path(__file__).parents[1]

@@ -37,14 +37,12 @@ class JobState:
         name: Its name, which is its run's id too.
         status: Azure ML's word: `Queued`, `Preparing`, `Running`, `Completed`...
         experiment: The experiment that it belongs to.
-        compute: The cluster's name.
         studio_url: Its page.
     """
 
     name: str
     status: str
     experiment: str
-    compute: str
     studio_url: str
 
     @property
@@ -274,6 +272,5 @@ def _state(job: Any) -> JobState:
         name=job.name,
         status=str(getattr(job.status, "value", job.status)),
         experiment=job.experiment_name or "",
-        compute=str(job.compute or "").rpartition("/")[2],
         studio_url=(getattr(studio, "endpoint", None) or "") if studio is not None else "",
     )

@@ -13,7 +13,7 @@ import re
 from typing import TYPE_CHECKING
 
 from plato_core.errors import AmlError, AmlUnavailable
-from plato_core.report.text import plain
+from plato_core.report.text import cut, plain
 
 if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
@@ -106,7 +106,5 @@ def sign_in_message(text: str) -> str:
     for prefix in _PREFIXES:
         if lower.startswith(prefix):
             why, lower = why[len(prefix) :], lower[len(prefix) :]
-    if len(why) > _LONGEST:
-        why = why[: _LONGEST - 3] + "..."
     who = f" ({name})" if name else ""
-    return f"signing in to Azure{who} failed: {why.rstrip('.')}; {WAY_OUT}"
+    return f"signing in to Azure{who} failed: {cut(why, _LONGEST).rstrip('.')}; {WAY_OUT}"

@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from plato_core.report.text import cut
+
 _TAIL = 5  # lines of the job's log that are shown
 _LONGEST = 240  # characters of each
 
@@ -189,7 +191,7 @@ def _happened(evidence: Evidence) -> str:
     when = "" if evidence.ran else " before it ran"
     while_ = f", while the flow run was {evidence.flow_state}" if evidence.flow_state else ""
     said = evidence.message or next((line for line in reversed(evidence.tail) if line), "")
-    said = said if len(said) <= _LONGEST else said[: _LONGEST - 3] + "..."
+    said = cut(said, _LONGEST)
     return f"The job {verb}{when}{while_}{f': {said.rstrip(chr(46))}' if said else ''}."
 
 
@@ -203,4 +205,4 @@ def _timed_out(evidence: Evidence) -> bool:
 
 def shown_tail(tail: Sequence[str]) -> list[str]:
     """Return the last lines of a log, fit to be shown beside a diagnosis."""
-    return [line if len(line) <= _LONGEST else line[: _LONGEST - 3] + "..." for line in tail[-_TAIL:]]
+    return [cut(line, _LONGEST) for line in tail[-_TAIL:]]

@@ -23,9 +23,10 @@ import psutil
 
 from plato_core.aml import nodes, versions
 from plato_core.aml.flowrun import OVERDUE_S, FlowRunReader, Overdue, ends_in_order, exit_code
-from plato_core.aml.jobsettings import JobSettings, Rank
+from plato_core.aml.jobsettings import QUIET, JobSettings, Rank
 from plato_core.aml.secrets import secret
 from plato_core.errors import PlatoError
+from plato_core.processes import kill, wait_gone
 from plato_core.sweep.environment import ENVIRONMENT
 from plato_core.sweep.process import kill_session
 
@@ -34,14 +35,6 @@ TERMINATED = 128 + signal.SIGTERM
 _ENDS_WITHIN_S = 90.0
 _TICK_S = 0.5
 _LOOK_S = 60.0  # whether the run has ended without its process
-_QUIET = {
-    **ENVIRONMENT,
-    "DO_NOT_TRACK": "1",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    # Ray's own login: every node alike, whatever one of them finds in its home folder.
-    "RAY_AUTH_MODE": "disabled",
-}
 
 
 class _Term:
@@ -62,7 +55,9 @@ class _Term:
 def main() -> int:
     """Runs this node's part of the job."""
     term = _Term()
-    os.environ.update({"TZ": "UTC"} | {name: value for name, value in _QUIET.items() if name not in os.environ})
+    os.environ.update(
+        {"TZ": "UTC"} | {name: value for name, value in (ENVIRONMENT | QUIET).items() if name not in os.environ}
+    )
     os.environ["PYTHONPATH"] = os.pathsep.join([os.getcwd(), *filter(None, [os.environ.get("PYTHONPATH")])])
     try:
         job = JobSettings.read()
@@ -173,22 +168,9 @@ def _leave(child: subprocess.Popen[bytes]) -> None:
         flow, left = own.children(), own.children(recursive=True)
     except psutil.NoSuchProcess:
         return
-    for process in (own, *flow):  # Prefect's command first, which else would call the run crashed
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
+    kill((own, *flow))  # Prefect's command first, which else would call the run crashed
     kill_session(child.pid)  # the sweep has one of its own
-    deadline = time.monotonic() + _ENDS_WITHIN_S
-    while (left := [process for process in left if _lives(process)]) and time.monotonic() < deadline:
-        time.sleep(_TICK_S)
-    for process in left:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-
-
-def _lives(process: psutil.Process) -> bool:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    return False
+    kill(wait_gone(left, _ENDS_WITHIN_S))
 
 
 def _say(line: str) -> None:

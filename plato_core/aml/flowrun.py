@@ -109,7 +109,7 @@ class FlowRunReader:
         """
         import httpx
         from prefect.client.orchestration import get_client
-        from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+        from prefect.exceptions import ObjectNotFound
 
         url = self._job.shown_api_url
         try:
@@ -119,8 +119,6 @@ class FlowRunReader:
             raise ConfigError(
                 f"the Prefect API at {url} has no flow run {self._job.flow_run_id}; is it the server of the worker?"
             ) from None
-        except PrefectHTTPStatusError as error:
-            raise AmlError(_refused(url, error.response.status_code)) from None
         except httpx.HTTPStatusError as error:
             raise AmlError(_refused(url, error.response.status_code)) from None
         except (httpx.TransportError, httpx.InvalidURL, RuntimeError) as error:

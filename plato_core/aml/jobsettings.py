@@ -11,9 +11,19 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from plato_core.errors import ConfigError
 from plato_core.report.text import hide_passwords
+from plato_core.sweep.environment import ENVIRONMENT
 
 # Ray gives its workers ports of this range; a head there comes into their way.
 WORKER_PORTS = range(10002, 20000)
+# Set for a job by its worker, so that Azure ML's own `ray start` has it too, and again by the job's program.
+QUIET = {
+    "DO_NOT_TRACK": "true",  # Prefect takes "1" too, MLflow only "true"
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    **{name: value for name, value in ENVIRONMENT.items() if name.startswith("RAY_USAGE_STATS_")},
+    # Ray's own login between its nodes: all of them or none; a job's nodes see each other only.
+    "RAY_AUTH_MODE": "disabled",
+}
 
 
 class JobSettings(BaseSettings):

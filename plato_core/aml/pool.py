@@ -14,7 +14,7 @@ from pydantic import PrivateAttr
 
 from plato_core.aml.fields import PoolFields
 from plato_core.aml.job import JobSpec, job_name
-from plato_core.aml.jobsettings import WORKER_PORTS
+from plato_core.aml.jobsettings import QUIET, WORKER_PORTS
 from plato_core.aml.workspace import Workspace
 from plato_core.errors import ConfigError
 
@@ -38,13 +38,7 @@ _MARKS = "PREFECT__"
 # But for the worker's: two workers that submit one job must ask for the same.
 _WORKERS_MARKS = ("PREFECT__WORKER_ID", "PREFECT__WORKER_NAME")
 _QUIET = {
-    "DO_NOT_TRACK": "true",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_USAGE_STATS_REPORT_URL": "none",  # else Ray reports that nothing is reported
-    # Ray's own login between its nodes: all of them or none; a job's nodes see each other only.
-    "RAY_AUTH_MODE": "disabled",
+    **QUIET,
     "TZ": "UTC",  # azureml-mlflow takes local time for UTC when it asks whether its token is still good
     "PYTHONUNBUFFERED": "1",
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from plato_core.aml.credentials import sign_in_error
 from plato_core.errors import AmlError, AmlUnavailable
-from plato_core.report.text import plain
+from plato_core.report.text import cut, plain
 
 _LONGEST = 500
 
@@ -35,4 +35,4 @@ def _message(error: Exception) -> str:
     """Return the words of an error that Azure wrote for people, on one line."""
     text = getattr(getattr(error, "error", None), "message", None) or getattr(error, "message", None)
     line = plain(str(text or error)) or type(error).__name__
-    return line if len(line) <= _LONGEST else line[: _LONGEST - 3] + "..."
+    return cut(line, _LONGEST)

@@ -48,14 +48,6 @@ class Workspace(BaseModel):
     def __str__(self) -> str:
         return f"{self.name} (resource group {self.resource_group}, subscription {self.subscription_id})"
 
-    def tracking_uri(self, location: str) -> str:
-        """Return the address of its MLflow store.
-
-        Args:
-            location: The Azure region that the workspace is in, like `westeurope`.
-        """
-        return f"azureml://{location}.api.azureml.ms/mlflow/v1.0{self.resource_id}"
-
     @classmethod
     def find(cls, path: Path | str | None = None) -> Workspace | None:
         """Return the workspace that a `config.json` names, looked for as `MLClient.from_config` does.

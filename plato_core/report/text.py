@@ -87,4 +87,9 @@ def last_line(text: str, longest: int = 300) -> str:
     """Return the line of an error's text that says what went wrong: the last one that is not blank."""
     lines: Iterable[str] = (plain(line) for line in reversed(text.splitlines()))
     found = next((line for line in lines if line), "no message")
-    return found if len(found) <= longest else found[: longest - 3] + "..."
+    return cut(found, longest)
+
+
+def cut(text: str, longest: int) -> str:
+    """Return a text of so many characters at most; where it was longer, with dots at its end."""
+    return text if len(text) <= longest else text[: longest - 3] + "..."

@@ -11,10 +11,11 @@ import httpx
 import psutil
 
 from plato_core.errors import StackError
+from plato_core.processes import kill, wait_gone
 from plato_core.report.text import counted
 from plato_core.stack.api import StackApi
 from plato_core.stack.parts import SERVERS, TITLES
-from plato_core.stack.processes import SUPERVISOR, State, kill, lock, marked, state_file, wait_gone
+from plato_core.stack.processes import SUPERVISOR, State, lock, marked, state_file
 from plato_core.stack.settings import PREFECT, WORK_POOL, WORKER, StackSettings
 
 # A sweep that is told to end writes a last checkpoint of each trial, in up to 20 s, and tells both servers.

@@ -128,26 +128,6 @@ def flow_runs(processes: Iterable[psutil.Process]) -> set[str]:
     return found - {""}
 
 
-def wait_gone(processes: Iterable[psutil.Process], timeout_s: float) -> list[psutil.Process]:
-    """Waits for processes to end, whoever their parent is, and returns those that have not."""
-    deadline = time.monotonic() + timeout_s
-    left = list(processes)
-    while True:
-        left = [process for process in left if _runs(process)]
-        if not left or time.monotonic() > deadline:
-            return left
-        time.sleep(0.1)
-
-
-def kill(processes: Iterable[psutil.Process]) -> None:
-    """Ends processes at once."""
-    killed = list(processes)
-    for process in killed:
-        with contextlib.suppress(psutil.Error):
-            process.kill()
-    wait_gone(killed, 5.0)
-
-
 def _birth(pid: int) -> str:
     """Not psutil's `create_time`: on Linux that is added to a boot time that moves with the clock."""
     if not sys.platform.startswith("linux"):
@@ -155,10 +135,3 @@ def _birth(pid: int) -> str:
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return f"{boot}:{after_name[19]}"  # `starttime` of proc(5), in clock ticks since boot
-
-
-def _runs(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False

@@ -18,9 +18,10 @@ from pathlib import Path
 
 import httpx
 
+from plato_core.processes import kill
 from plato_core.stack.api import StackApi
 from plato_core.stack.parts import Part, parts
-from plato_core.stack.processes import SUPERVISOR, Recorded, State, flow_runs, kill, lock, marked
+from plato_core.stack.processes import SUPERVISOR, Recorded, State, flow_runs, lock, marked
 from plato_core.stack.settings import PREFECT, WORKER, StackSettings
 
 _TICK_S = 0.5

@@ -95,7 +95,7 @@ def test_too_many_calls_in_a_second_are_put_off() -> None:
         ("kv-emu.vault.azure.net", True),
         ("management.azure.com.example.org", False),
         ("evil-management.azure.com", False),
-        ("pypi.org", False),
+        ("example.org", False),
     ],
 )
 def test_a_host_is_azures_by_its_whole_name(host: str, theirs: bool) -> None:

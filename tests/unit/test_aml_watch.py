@@ -36,7 +36,7 @@ class Jobs:
 
     def find(self, name: str) -> JobState | None:
         status = self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
-        return JobState(name, status, "experiment", "cpu", "") if status else None
+        return JobState(name, status, "experiment", "") if status else None
 
     def cancel(self, name: str) -> None:
         self.cancelled += 1

@@ -103,7 +103,7 @@ def test_each_attempt_has_a_name_of_its_own_though_prefect_counts_only_flows_tha
 
     class Jobs:
         def find(self, name: str) -> JobState | None:
-            return JobState(name, ended[name], "", "", "") if name in ended else None
+            return JobState(name, ended[name], "", "") if name in ended else None
 
     class States(Api):
         def __init__(self) -> None:

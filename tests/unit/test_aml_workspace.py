@@ -49,7 +49,9 @@ def test_a_config_of_something_else_is_passed_over(tmp_path: Path, monkeypatch: 
 def test_a_scope_names_it_too(tmp_path: Path) -> None:
     assert Workspace.find(write(tmp_path / "config.json", {"Scope": ID})) == Workspace.of(ID)
     assert Workspace.of(f"azureml://westeurope.api.azureml.ms/mlflow/v1.0{ID}?") == Workspace.of(ID)
-    assert Workspace.of(Workspace.of(ID).tracking_uri("westeurope")) == Workspace.of(ID)
+    assert Workspace.of(
+        f"azureml://westeurope.api.azureml.ms/mlflow/v1.0{Workspace.of(ID).resource_id}"
+    ) == Workspace.of(ID)
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,11 @@ import psutil
 import pytest
 
 from plato_core.cli import main
+from plato_core.processes import kill
 from plato_core.stack.api import StackApi
 from plato_core.stack.ending import end, no_new_runs
 from plato_core.stack.parts import Part
-from plato_core.stack.processes import SUPERVISOR, Recorded, State, flow_runs, kill, lock, mark, marked, state_file
+from plato_core.stack.processes import SUPERVISOR, Recorded, State, flow_runs, lock, mark, marked, state_file
 from plato_core.stack.settings import MLFLOW, PREFECT, WORK_POOL, WORKER, StackSettings
 from plato_core.stack.supervisor import Supervisor
 

@@ -1,0 +1,37 @@
+"""Whether processes live, and their end, whoever their parent is."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterable
+
+import psutil
+
+
+def lives(process: psutil.Process) -> bool:
+    """Says whether a process runs. One whose end its parent has not asked for yet does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def wait_gone(processes: Iterable[psutil.Process], timeout_s: float) -> list[psutil.Process]:
+    """Waits for processes to end, whoever their parent is, and returns those that have not."""
+    deadline = time.monotonic() + timeout_s
+    left = list(processes)
+    while True:
+        left = [process for process in left if lives(process)]
+        if not left or time.monotonic() > deadline:
+            return left
+        time.sleep(0.1)
+
+
+def kill(processes: Iterable[psutil.Process]) -> None:
+    """Ends processes at once."""
+    killed = list(processes)
+    for process in killed:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    wait_gone(killed, 5.0)
