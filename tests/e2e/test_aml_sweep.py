@@ -192,7 +192,9 @@ def test_a_cancelled_sweep_goes_on_in_a_new_job_under_the_same_parent(stack: Aml
     assert f"stopped; {way_on}" in stack.messages(run_id)
     by_id = {run["id"]: run for run in runs_of(stack, experiment, "after-the-cancel")}
     assert len(by_id) == TRIALS + 1
-    assert {run["status"] for name, run in by_id.items() if name != first} == {"KILLED"}
+    ended = {run["status"] for name, run in by_id.items() if name != first}
+    assert "KILLED" in ended
+    assert ended <= {"KILLED", "FINISHED"}  # a trial may have come to its own end before the cancel
 
     bed.prefect("flow-run", "retry", run_id)
     wait_for(lambda: second in stack.jobs_of(run_id), "the next attempt's job")

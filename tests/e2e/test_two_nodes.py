@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from product import PYTHONPATH, Product, Script, free_port, wait_until
+from product import PYTHONPATH, SHORT_CONFIG, Product, Script, free_port, wait_until
 from thorough import thorough
 
 from plato_core.aml.nodes import RayNode
@@ -118,7 +118,9 @@ def test_a_node_that_does_not_see_the_sweeps_folder_is_named(cluster: Cluster, e
 @thorough
 def test_a_sweep_outlives_one_of_its_nodes(product: Product, cluster: Cluster) -> None:
     other = cluster.join()
-    script = sweep(product, cluster, iterations=30)
+    # Long enough an iteration that no trial is done before its node goes.
+    product.short_config.write_text(f"{SHORT_CONFIG}  min_time_s_per_iteration: 1.5\n")
+    script = sweep(product, cluster, iterations=16)
     script.wait_for_training()
     other.__exit__(None, None, None)
     assert script.wait() == 0, script.said
