@@ -23,18 +23,23 @@ def run_in(kind: StateType, name: str | None = None, pid: str | None = None, age
     return FlowRun(id=UUID(int=7), flow_id=UUID(int=8), name="fox", infrastructure_pid=pid, state=state)
 
 
+GONE = "a worker that is gone"  # by which an earlier attempt was submitted
+
+
 @pytest.mark.parametrize(
-    ("run", "owner", "just"),
+    ("kind", "name", "age_s", "owner", "just"),
     [
-        (run_in(StateType.PENDING), None, True),
-        (run_in(StateType.PENDING), "a worker that is gone", True),  # by which an earlier attempt was submitted
-        (run_in(StateType.PENDING, "Queued"), "a worker that is gone", False),
-        (run_in(StateType.RUNNING), "a worker that is gone", False),
-        (run_in(StateType.PENDING, age_s=100.0), None, False),
+        (StateType.PENDING, None, 5.0, None, True),
+        (StateType.PENDING, None, 5.0, GONE, True),
+        (StateType.PENDING, "Queued", 5.0, GONE, False),
+        (StateType.RUNNING, None, 5.0, GONE, False),
+        (StateType.PENDING, None, 100.0, None, False),
     ],
 )
-def test_a_run_is_left_to_the_worker_that_just_took_it(run: FlowRun, owner: str | None, just: bool) -> None:
-    assert _just_taken(run, owner) is just
+def test_a_run_is_left_to_the_worker_that_just_took_it(
+    kind: StateType, name: str | None, age_s: float, owner: str | None, just: bool
+) -> None:
+    assert _just_taken(run_in(kind, name, age_s=age_s), owner) is just
 
 
 @dataclass
