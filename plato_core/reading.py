@@ -46,8 +46,9 @@ def reading_uri(
 
 
 def _workspace_uri(workspace_config: str | os.PathLike[str] | None) -> str | None:
+    from plato_core.aml.clouds import tracking_uri_of
     from plato_core.aml.workspace import Workspace
-    from plato_core.tracking.azure import tracking_uri_of
+    from plato_core.tracking.azure import canonical
 
     workspace = Workspace.find(None if workspace_config is None else Path(workspace_config))
-    return None if workspace is None else tracking_uri_of(workspace)
+    return None if workspace is None else canonical(tracking_uri_of(workspace))

@@ -11,12 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
-from plato_core.aml.credentials import MANAGEMENT, signed_in
+from plato_core.aml.clouds import current_cloud, tracking_uri_of
+from plato_core.aml.credentials import signed_in
 from plato_core.aml.job import JobSpec, command_job
 from plato_core.aml.refusal import translated
 from plato_core.aml.workspace import Workspace
-from plato_core.errors import AmlError, ConfigError
+from plato_core.errors import ConfigError
 from plato_core.report.text import plain
 
 if TYPE_CHECKING:
@@ -232,18 +234,17 @@ class JobClient:
 
     @cached_property
     def _history_url(self) -> str:
-        found = self._call(lambda: self._ml.workspaces.get(self.workspace.name))
-        if found is None or not found.location:
-            raise AmlError(f"workspace {self.workspace}: Azure does not tell its location")
-        return f"https://{found.location}.api.azureml.ms/history/v1.0{self.workspace.resource_id}"
+        region = urlsplit(tracking_uri_of(self.workspace)).netloc
+        return f"https://{region}/history/v1.0{self.workspace.resource_id}"
 
     @cached_property
     def _rest(self) -> PipelineClient:
         from azure.core import PipelineClient
         from azure.core.pipeline.policies import BearerTokenCredentialPolicy, RetryPolicy
 
-        login = BearerTokenCredentialPolicy(self._credential, MANAGEMENT)
-        return PipelineClient("https://management.azure.com", policies=[RetryPolicy(), login])
+        cloud = current_cloud()
+        login = BearerTokenCredentialPolicy(self._credential, cloud.scope)
+        return PipelineClient(f"https://{cloud.management}", policies=[RetryPolicy(), login])
 
     @cached_property
     def _plain(self) -> PipelineClient:

@@ -12,13 +12,13 @@ import os
 import re
 from typing import TYPE_CHECKING
 
+from plato_core.aml.clouds import current_cloud
 from plato_core.errors import AmlError, AmlUnavailable
 from plato_core.report.text import cut, plain
 
 if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
 
-MANAGEMENT = "https://management.azure.com/.default"
 WAY_OUT = (
     "sign in with `az login`, or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET of a service principal, "
     "or AZURE_CLIENT_ID of a managed identity"
@@ -46,6 +46,7 @@ def credential() -> TokenCredential:
 
         return AzureMLOnBehalfOfCredential()
     return DefaultAzureCredential(
+        authority=os.environ.get("AZURE_AUTHORITY_HOST") or current_cloud().login,
         exclude_interactive_browser_credential=True,
         exclude_broker_credential=True,
         exclude_visual_studio_code_credential=True,
@@ -55,11 +56,11 @@ def credential() -> TokenCredential:
     )
 
 
-def signed_in(scope: str = MANAGEMENT) -> TokenCredential:
+def signed_in(scope: str | None = None) -> TokenCredential:
     """Return a credential that has just given a token, so that a failure is met here and not deep in a client.
 
     Args:
-        scope: What the token is for.
+        scope: What the token is for; None means Azure's management.
 
     Raises:
         AmlUnavailable: Azure could not be reached.
@@ -69,7 +70,7 @@ def signed_in(scope: str = MANAGEMENT) -> TokenCredential:
 
     found = credential()
     try:
-        found.get_token(scope)
+        found.get_token(scope or current_cloud().scope)
     except AzureError as error:
         raise sign_in_error(str(error)) from None
     return found

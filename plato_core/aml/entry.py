@@ -20,12 +20,13 @@ import time
 from types import FrameType
 
 import psutil
+import stamina
 
 from plato_core.aml import nodes, versions
 from plato_core.aml.flowrun import OVERDUE_S, FlowRunReader, Overdue, ends_in_order, exit_code
 from plato_core.aml.jobsettings import QUIET, JobSettings, Rank
 from plato_core.aml.secrets import secret
-from plato_core.errors import PlatoError
+from plato_core.errors import AmlUnavailable, PlatoError
 from plato_core.processes import kill, wait_gone
 from plato_core.sweep.environment import ENVIRONMENT
 from plato_core.sweep.process import kill_session
@@ -34,6 +35,7 @@ TERMINATED = 128 + signal.SIGTERM
 # A sweep ends in order within 20 s, and then its runs are closed.
 _ENDS_WITHIN_S = 90.0
 _TICK_S = 0.5
+_SECRETS_WITHIN_S = 120.0  # a node that has just started may not have its identity yet
 _LOOK_S = 60.0  # whether the run has ended without its process
 
 
@@ -95,6 +97,7 @@ def _run_flow(job: JobSettings, ray_address: str, ray_head: str | None, term: _T
     return exit_code(after.kind, told_to_stop=term.came())
 
 
+@stamina.retry(on=AmlUnavailable, attempts=8, timeout=_SECRETS_WITHIN_S, wait_max=30.0)
 def _secrets(job: JobSettings) -> dict[str, str]:
     asked = {"PREFECT_API_KEY": job.api_key_secret, "PREFECT_API_AUTH_STRING": job.api_auth_secret}
     return {name: secret(url) for name, url in asked.items() if url is not None}

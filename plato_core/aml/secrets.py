@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from urllib.parse import urlsplit
 
-from plato_core.aml.credentials import credential, sign_in_message
-from plato_core.errors import AmlError, ConfigError
+from plato_core.aml.credentials import credential, sign_in_error
+from plato_core.errors import AmlError, AmlUnavailable, ConfigError
 
 _PATH = re.compile(r"/secrets/(?P<name>[0-9A-Za-z-]{1,127})(?:/(?P<version>[0-9A-Fa-f]{32}))?/?")
 
@@ -19,7 +19,8 @@ def secret(url: str) -> str:
 
     Raises:
         ConfigError: The URL is none of a secret.
-        AmlError: The vault refuses it, has none of that name or does not answer. The value is in no message.
+        AmlUnavailable: The vault does not answer, or the job's identity does not yet.
+        AmlError: The vault refuses it or has none of that name. The value is in no message.
     """
     from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError, ResourceNotFoundError
     from azure.keyvault.secrets import SecretClient
@@ -32,14 +33,15 @@ def secret(url: str) -> str:
         raise AmlError(f"{url}: the vault has no such secret; create it, or correct the URL in the work pool") from None
     except ClientAuthenticationError as error:
         if error.status_code is None:  # azure-identity's own
-            raise AmlError(f"{url}: {sign_in_message(str(error))}") from None
+            found = sign_in_error(str(error))
+            raise type(found)(f"{url}: {found}") from None
         raise AmlError(_refused(url, error.status_code)) from None
     except HttpResponseError as error:
         if error.status_code in (401, 403):
             raise AmlError(_refused(url, error.status_code)) from None
-        raise AmlError(f"{url}: the vault answers {error.status_code} ({error.reason}); try again") from None
+        raise AmlUnavailable(f"{url}: the vault answers {error.status_code} ({error.reason}); try again") from None
     except AzureError as error:
-        raise AmlError(f"{url}: the vault does not answer ({' '.join(str(error).split())[:200]})") from None
+        raise AmlUnavailable(f"{url}: the vault does not answer ({' '.join(str(error).split())[:200]})") from None
     if not value:
         raise AmlError(f"{url}: the secret is empty")
     return value

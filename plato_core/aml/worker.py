@@ -7,6 +7,7 @@ every command of Prefect imports this module.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable
 from datetime import timedelta
@@ -218,6 +219,10 @@ class AzureMLWorker(BaseWorker[AzureMLJobConfiguration, AzureMLVariables, AzureM
             if owner in others or _just_taken(run, owner) or self._runs_task_group is None:
                 continue
             self._followed.append(run.id)
+            # A job that is there counts against --limit, and is followed even where that is reached.
+            if self._limiter is not None:
+                with contextlib.suppress(anyio.WouldBlock, RuntimeError):  # reached, or held already
+                    self._limiter.acquire_on_behalf_of_nowait(run.id)
             self._runs_task_group.start_soon(self._follow_again, run)
 
     async def _follow_again(self, run: FlowRun) -> None:
@@ -255,6 +260,7 @@ class AzureMLWorker(BaseWorker[AzureMLJobConfiguration, AzureMLVariables, AzureM
                 self._logger.debug("Run %s cannot be followed", run.id, exc_info=error)
         finally:
             self._followed.remove(run.id)
+            self._release_limit_slot(run.id)
 
     def _watch(self, flow_run: FlowRun, configuration: AzureMLJobConfiguration, jobs: JobClient, name: str) -> JobWatch:
         from plato_core.aml.watch import JobWatch

@@ -69,8 +69,9 @@ def pack(
     on 2 CPUs took 36-41 s resident and 133 s in turns.
 
     A share has to fit node by node, since no process has parts of two: 3 trials on 2 nodes of one CPU get 0.5 each, as
-    with 0.6667 only one would fit on a node, and the third would wait for ever. What memory takes is reckoned for nodes
-    that are alike, as those of one cluster are.
+    with 0.6667 only one would fit on a node, and the third would wait for ever. Env runners may take the places beside
+    GPUs that a later trial's own process needs, as Ray lays out one trial at a time: the shares are such that even then
+    one is left. What memory takes is reckoned for nodes that are alike, as those of one cluster are.
 
     Args:
         population: Number of trials.
@@ -91,15 +92,15 @@ def pack(
     homes = cpus if gpu_steps == 0 else [cpu if gpu else 0 for cpu, gpu in zip(cpus, gpus, strict=True)]
 
     def fits(share: int) -> bool:
-        everybody = _places(cpus, share) >= resident * processes
-        return everybody and _places(homes, share) >= resident and share * resident * processes <= slots * _STEPS
+        everybody = _places(cpus, share) >= resident * processes and share * resident * processes <= slots * _STEPS
+        return everybody and _places(homes, share) > (resident - 1) * processes
 
     cpu_share = _largest(slots * _STEPS, fits)
     rooms = [cpu // max(1, cpu_share) for cpu in cpus]
 
     def gpu_fits(share: int) -> bool:
-        beside = sum(min(room, _on_gpus(gpu, share)) for room, gpu in zip(rooms, gpus, strict=True))
-        return beside >= resident and share * resident <= gpu_steps
+        beside = [_on_gpus(gpu, share) for gpu in gpus]
+        return share * resident <= gpu_steps and not _all_taken(rooms, beside, resident - 1, processes)
 
     return Packing(
         slots=slots,
@@ -122,6 +123,30 @@ def _places(amounts: Sequence[int], share: int) -> int:
 def _on_gpus(gpus: int, share: int) -> int:
     """How many shares some GPUs have room for: a fraction is one of a single GPU."""
     return gpus // share if share >= _STEPS else gpus // _STEPS * (_STEPS // share) + gpus % _STEPS // share
+
+
+def _all_taken(rooms: Sequence[int], gpus: Sequence[int], trials: int, processes: int) -> bool:
+    """Whether so many trials, laid out at worst, leave no place beside a GPU for a further one's own process.
+
+    Args:
+        rooms: Processes that each node has room for.
+        gpus: Those of them that find a share of a GPU.
+        trials: That are laid out.
+        processes: Of each; one of them needs a GPU, and the others may be anywhere.
+    """
+    # A node is taken when its GPUs are, which only trials' own processes do, or when its room is, by whatever process.
+    # Own processes spent on GPUs -> the room that all other nodes have.
+    room_left = {0: 0}
+    for room, gpu in zip(rooms, gpus, strict=True):
+        if min(room, gpu) == 0:
+            continue
+        after: dict[int, int] = {}
+        for own, others in room_left.items():
+            for spent, left in ((own, others + room), (own + gpu, others)):
+                if spent <= trials:
+                    after[spent] = min(left, after.get(spent, left))
+        room_left = after
+    return any(own + others <= trials * processes for own, others in room_left.items())
 
 
 def _largest(limit: int, fits: Callable[[int], bool]) -> int:

@@ -19,25 +19,16 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from plato_core.aml.clouds import cloud_of, tracking_uri_of, workspace_refused
 from plato_core.aml.jobrun import JobRun
 from plato_core.aml.workspace import Workspace
-from plato_core.errors import AmlError, ConfigError, PlatoError, TrackingError
+from plato_core.errors import ConfigError, PlatoError, TrackingError
 
 if TYPE_CHECKING:
     from azure.core.credentials import AccessToken, TokenCredential
 
-# As azure-ai-ml 1.35 asks for a workspace.
-_API_VERSION = "2024-10-01-preview"
-_TIMEOUT_S = 30.0
 # A token is asked for anew when it is valid for so many seconds only.
 _SPARE_S = 300.0
-# Region's host -> name of the cloud, its management's host, Studio's host.
-_CLOUDS = {
-    "api.azureml.ms": ("AzureCloud", "management.azure.com", "ml.azure.com"),
-    "api.ml.azure.us": ("AzureUSGovernment", "management.usgovcloudapi.net", "ml.azure.us"),
-    "api.ml.azure.cn": ("AzureChinaCloud", "management.chinacloudapi.cn", "studio.ml.azure.cn"),
-}
-_PUBLIC = _CLOUDS["api.azureml.ms"]
 _BARE = ("azureml", "azureml:", "azureml://")
 _WAY_OUT = "give azureml://... as the workspace's page in the Azure portal shows it, or the path of its config.json"
 
@@ -69,30 +60,7 @@ def uri_of_config(named: str) -> str:
     workspace = Workspace.find(None if named in _BARE else Path(named))
     if workspace is None:
         raise ConfigError(f"tracking_uri: {named!r}, but no config.json lies here or in a parent folder; {_WAY_OUT}")
-    return tracking_uri_of(workspace)
-
-
-def tracking_uri_of(workspace: Workspace) -> str:
-    """Return the tracking URI of a workspace, as Azure has it: it holds the region.
-
-    Raises:
-        AmlError: Nobody is signed in, or Azure knows no such workspace.
-    """
-    import requests
-
-    from plato_core.aml.credentials import signed_in
-
-    _, management, _ = next((c for c in _CLOUDS.values() if c[0] == os.environ.get("AZUREML_CURRENT_CLOUD")), _PUBLIC)
-    scope = f"https://{management}/.default"
-    token = signed_in(scope).get_token(scope).token
-    address = f"https://{management}{workspace.resource_id}?api-version={_API_VERSION}"
-    try:
-        answer = requests.get(address, headers={"Authorization": f"Bearer {token}"}, timeout=_TIMEOUT_S)
-    except requests.RequestException as error:
-        raise AmlError(f"Azure does not answer ({_cause(error)}); try again, or look at the network") from None
-    if answer.status_code != 200:
-        raise AmlError(_refused(workspace, answer.status_code))
-    return canonical(str(answer.json()["properties"]["mlFlowTrackingUri"]))
+    return canonical(tracking_uri_of(workspace))
 
 
 def canonical(uri: str) -> str:
@@ -116,9 +84,8 @@ def prepare(uri: str) -> str:
     Raises:
         ConfigError: It names no workspace.
     """
-    cloud = _cloud(uri)[0]
     # Else the plugin looks the cloud up, on a machine that may not be let out to where it looks.
-    os.environ.setdefault("AZUREML_CURRENT_CLOUD", cloud)
+    os.environ.setdefault("AZUREML_CURRENT_CLOUD", cloud_of(uri).name)
     for name in ("azureml", "azure.core.pipeline.policies.http_logging_policy"):
         logging.getLogger(name).setLevel(logging.ERROR)
     if JobRun.tracked_in(uri) is not None and "MLFLOW_TRACKING_TOKEN" in os.environ:
@@ -163,7 +130,7 @@ def check(uri: str) -> None:
         if JobRun.tracked_in(uri) is None:
             from plato_core.aml.credentials import signed_in
 
-            signed_in(f"https://{_cloud(uri)[1]}/.default")
+            signed_in(cloud_of(uri).scope)
         MlflowClient(tracking_uri=target).search_experiments(max_results=1)
     except PlatoError:
         raise
@@ -171,12 +138,12 @@ def check(uri: str) -> None:
         status = _status(str(error)) or error.get_http_status_code()
         known = status in (401, 403, 404)
         raise TrackingError(
-            _refused(workspace, status) if known else f"{_shown(workspace)} does not answer ({_cause(error)})"
+            workspace_refused(workspace, status) if known else f"{_shown(workspace)} does not answer ({_cause(error)})"
         ) from error
     except Exception as error:  # the plugin's own, azure.core's and requests': they have no common base
         status = getattr(error, "status_code", None)
         if status in (401, 403, 404):
-            raise TrackingError(_refused(workspace, status)) from error
+            raise TrackingError(workspace_refused(workspace, status)) from error
         raise TrackingError(f"{_shown(workspace)} does not answer ({_cause(error)})") from error
     with _lock:
         _reached.add(target)
@@ -213,7 +180,7 @@ def studio_page(uri: str, run_id: str) -> str | None:
         f"/subscriptions/{workspace.subscription_id}/resourcegroups/{workspace.resource_group}"
         f"/workspaces/{workspace.name}"
     )
-    return f"https://{_cloud(uri)[2]}/runs/{run_id}?wsid={wsid}"
+    return f"https://{cloud_of(uri).studio}/runs/{run_id}?wsid={wsid}"
 
 
 class _Kept:
@@ -235,24 +202,8 @@ class _Kept:
             return token
 
 
-def _cloud(uri: str) -> tuple[str, str, str]:
-    host = urlsplit(uri).netloc
-    return next((cloud for suffix, cloud in _CLOUDS.items() if host.endswith(suffix)), _PUBLIC)
-
-
 def _shown(workspace: Workspace) -> str:
     return f"Azure ML workspace {workspace}"
-
-
-def _refused(workspace: Workspace, status: int) -> str:
-    if status == 404:
-        return f"{_shown(workspace)} does not exist, or not for whoever is signed in; look at its config.json"
-    if status in (401, 403):
-        return (
-            f"{_shown(workspace)} refuses whoever is signed in ({status}); they need the role AzureML Data Scientist "
-            "there, or sign in as somebody else with `az login`"
-        )
-    return f"{_shown(workspace)} answers {status}; try again later"
 
 
 def _status(text: str) -> int | None:

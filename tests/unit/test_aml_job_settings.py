@@ -2,11 +2,12 @@
 
 import pytest
 
+from plato_core.aml import entry
 from plato_core.aml.flowrun import OVERDUE_S, Kind, Overdue, RunState, ends_in_order, exit_code
 from plato_core.aml.jobsettings import JobSettings, Rank
 from plato_core.aml.nodes import ray_environment
 from plato_core.aml.secrets import secret
-from plato_core.errors import ConfigError
+from plato_core.errors import AmlUnavailable, ConfigError
 
 WHOLE = {
     "PREFECT__FLOW_RUN_ID": "11111111-2222-3333-4444-555555555555",
@@ -104,3 +105,16 @@ def test_a_process_may_outlive_its_run_for_a_while_only() -> None:
     assert not overdue.after(None, 1121.0 + OVERDUE_S)
     assert not overdue.after(final, 1119.0 + OVERDUE_S)
     assert overdue.after(final, 1121.0 + OVERDUE_S)
+
+
+def test_a_secret_is_asked_for_again_while_the_vault_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [AmlUnavailable("the vault does not answer"), AmlUnavailable("no token yet"), "the key"]
+
+    def vault(url: str) -> str:
+        if isinstance(answer := answers.pop(0), Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(entry, "secret", vault)
+    monkeypatch.setenv("PLATO_AML_API_KEY_SECRET", "https://v.vault.azure.net/secrets/key")
+    assert entry._secrets(JobSettings.read()) == {"PREFECT_API_KEY": "the key"}

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+import anyio
 import pytest
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.types._datetime import now
@@ -133,3 +134,36 @@ def test_each_attempt_has_a_name_of_its_own_though_prefect_counts_only_flows_tha
     api.states = [*api.states, State(type=StateType.SCHEDULED, timestamp=now("UTC") + timedelta(seconds=1))]
     assert asyncio.run(worker._name(run, jobs)) == job_name(run, 3)  # type: ignore[arg-type]
     assert api.written == [job_name(run, 2), job_name(run, 2), job_name(run, 3)]
+
+
+@pytest.mark.parametrize("held", [0, 1])
+def test_a_run_that_is_taken_over_counts_against_the_workers_limit_and_is_followed_in_spite_of_it(held: int) -> None:
+    run = run_in(StateType.RUNNING, pid="pf-x", age_s=500.0)
+
+    class Runs(Api):
+        async def read_flow_runs(self, **_: Any) -> list[FlowRun]:
+            return [run]
+
+        async def read_workers_for_work_pool(self, name: str) -> list[Any]:
+            return []
+
+    class Group:
+        def __init__(self) -> None:
+            self.followed: list[FlowRun] = []
+
+        def start_soon(self, _: Any, run: FlowRun) -> None:
+            self.followed.append(run)
+
+    async def take_over() -> None:
+        worker = Worker(Runs())
+        worker._limiter = limiter = anyio.CapacityLimiter(1)
+        for _ in range(held):
+            limiter.acquire_on_behalf_of_nowait("another run")
+        worker._runs_task_group = group = Group()  # type: ignore[assignment]
+        await worker._take_over()
+        assert group.followed == [run]
+        assert limiter.borrowed_tokens == 1
+        await worker._follow_again(run)
+        assert limiter.borrowed_tokens == held
+
+    asyncio.run(take_over())

@@ -1,6 +1,7 @@
 """How a population is laid over slots: everybody at once where memory allows, and never more than there is."""
 
 import math
+import random
 
 import pytest
 from hypothesis import given
@@ -101,6 +102,14 @@ def test_a_trials_own_process_stands_where_there_is_a_gpu() -> None:
     assert (without.cpus_per_trial, without.gpus_per_trial) == (16.0, 0.0)
 
 
+def test_env_runners_leave_a_place_beside_a_gpu_for_every_trial() -> None:
+    """Ray lays out one trial at a time, and puts its runners beside it."""
+    packing = pack(4, [Node(4, 1.0, 64 * GIB), Node(12, 0.0, 64 * GIB)], num_env_runners=3)
+    assert 4 // packing.bundles(3)[0]["CPU"] > 3 * 4
+    alike = pack(4, [Node(8, 1.0, 64 * GIB)] * 2, num_env_runners=2)
+    assert (alike.bundles(2)[0]["CPU"], alike.gpus_per_trial) == (1.0, 0.5)
+
+
 def test_a_sweep_takes_no_more_than_it_is_given() -> None:
     packing = pack(4, _cluster(8, 8, gpus=2.0), max_cpus=4, max_gpus=1.0, num_env_runners=0)
     assert (packing.slots, packing.cpus_per_trial, packing.gpus_per_trial) == (4, 1.0, 0.25)
@@ -114,6 +123,7 @@ def test_a_sweep_takes_no_more_than_it_is_given() -> None:
     max_gpus=st.none() | st.sampled_from([0.0, 0.5, 1.0, 3.0]),
     memory=st.floats(0, 512 * GIB),
     runners=st.integers(0, 4),
+    chance=st.randoms(use_true_random=False),
 )
 def test_residents_fit_together_in_amounts_that_ray_takes(
     population: int,
@@ -123,6 +133,7 @@ def test_residents_fit_together_in_amounts_that_ray_takes(
     max_gpus: float | None,
     memory: float,
     runners: int,
+    chance: random.Random,
 ) -> None:
     nodes = [Node(cpu, gpu, memory) for cpu, gpu in zip(cpus, gpus, strict=False)]
     packing = pack(population, nodes, max_cpus=max_cpus, max_gpus=max_gpus, num_env_runners=runners)
@@ -140,29 +151,32 @@ def test_residents_fit_together_in_amounts_that_ray_takes(
             assert amount == int(amount) if amount >= 1 else amount * 10_000 == pytest.approx(round(amount * 10_000))
     assert all(bundle["CPU"] > 0 for bundle in bundles)
     assert sum(bundle["CPU"] for bundle in bundles) == pytest.approx(packing.cpus_per_trial, abs=1e-3)
-    _place(packing, nodes, runners)
+    _place(packing, nodes, runners, chance)
     if packing.resident > 1:
         used = packing.resident * (1 + runners) * PROCESS_BYTES
         assert used <= math.ceil(memory * MEMORY_FRACTION * len(nodes))
 
 
-def _place(packing: Packing, nodes: list[Node], runners: int) -> None:
-    """Puts every bundle on a node that has room for it; the trials' own first, and those that want a GPU to one."""
+def _place(packing: Packing, nodes: list[Node], runners: int, chance: random.Random) -> None:
+    """Puts one trial after the other, each process on any node that has room; one that wants a GPU to one of these."""
     cpus = [10_000 * node.cpus for node in nodes]
     gpus = [[10_000] * int(node.gpus) for node in nodes]
-    bundles = packing.bundles(runners) * packing.resident
-    for bundle in sorted(bundles, key=lambda bundle: "GPU" not in bundle):
+    for bundle in packing.bundles(runners) * packing.resident:
         cpu, gpu = (round(1e4 * bundle.get(name, 0.0)) for name in ("CPU", "GPU"))
         needed = max(1, gpu // 10_000) if gpu else 0  # whole GPUs, or a part of one
-        for node, free in enumerate(gpus):
-            fitting = [index for index, left in enumerate(free) if left >= min(gpu, 10_000)][:needed]
-            if cpus[node] >= cpu and len(fitting) == needed:
-                break
-        else:
-            pytest.fail(f"no room for {bundle}")
+        fitting = {
+            node: [index for index, left in enumerate(free) if left >= min(gpu, 10_000)][:needed]
+            for node, free in enumerate(gpus)
+            if cpus[node] >= cpu
+        }
+        rooms = [node for node, found in fitting.items() if len(found) == needed]
+        assert rooms, f"no room for {bundle}"
+        # Most often beside the GPUs, where a later trial would have to stand.
+        beside = [node for node in rooms if gpus[node]]
+        node = chance.choice(beside if beside and chance.random() < 0.9 else rooms)
         cpus[node] -= cpu
-        for index in fitting:
-            free[index] -= min(gpu, 10_000)
+        for index in fitting[node]:
+            gpus[node][index] -= min(gpu, 10_000)
 
 
 @given(
