@@ -21,10 +21,12 @@ from prefect.runtime import deployment, flow_run
 from prefect.states import Cancelled, Completed, Failed
 
 from plato_core.aml.jobrun import JobRun
+from plato_core.aml.sweepsettings import tracked
 from plato_core.config import SweepConfig
 from plato_core.config_form import from_form
 from plato_core.config_machine import check_machine
 from plato_core.errors import PlatoError, SweepStopped, Terminated
+from plato_core.executions import adopt, is_prepared
 from plato_core.flow_signature import with_fields_as_parameters
 from plato_core.report.markdown import shown_checkpoint
 from plato_core.report.progress import SweepProgress
@@ -32,8 +34,8 @@ from plato_core.report.sinks import facts_of
 from plato_core.report.summary import failure_words
 from plato_core.result import SweepResult
 from plato_core.resuming import note_flow_run, read_parent, resume_command
+from plato_core.sweep.execution import SweepExecution
 from plato_core.sweep.folder import record_done
-from plato_core.sweep.process import SweepProcess, adopt, is_prepared
 from plato_core.sweep.protocol import TRACKING_FOLDER
 from plato_core.tracking.parent import ParentRun
 from tasks.alive import outlives_its_worker, stays_running
@@ -124,7 +126,7 @@ def _stopped(error: BaseException) -> SweepStopped | None:
     return SweepStopped("stopped by Ctrl-C", signal.SIGINT) if isinstance(error, KeyboardInterrupt) else None
 
 
-def _cancelled(error: SweepStopped, process: SweepProcess) -> SweepResult:
+def _cancelled(error: SweepStopped, process: SweepExecution) -> SweepResult:
     """The end of a run that was told to stop, which Prefect would call crashed: its state says how to go on."""
     retry = "" if deployment.name is None else "retry this run, or: "
     command = resume_command(process.sweep_dir, deployment.name)
@@ -138,13 +140,13 @@ def _checked(parameters: Mapping[str, object]) -> SweepConfig:
     """The complete config; a command line has made and checked it already, before it started the sweep's process."""
     if is_prepared():
         return SweepConfig.from_flow_parameters(parameters)
-    config = begun_before(parameters) or from_form(parameters, os.environ, deployment_parameters())
+    config = begun_before(parameters) or tracked(from_form(parameters, os.environ, deployment_parameters()))
     check_machine(config)
     return config
 
 
 def _sweep(
-    config: SweepConfig, process: SweepProcess, opened: ParentRun, progress: SweepProgress, began: float
+    config: SweepConfig, process: SweepExecution, opened: ParentRun, progress: SweepProgress, began: float
 ) -> SweepResult:
     # Done before, it is not done again, unless something was left to send to the store.
     unsent = (process.sweep_dir / TRACKING_FOLDER).exists()

@@ -25,7 +25,7 @@ from plato_core.sweep.folder import CONFIG_NAME, RUNNING_NAME, is_done, lock, sw
 from plato_core.sweep.protocol import TRACKING_FOLDER
 from plato_core.tracking.journal import pending
 from plato_core.tracking.left_running import LeftRun, end_left_running
-from plato_core.tracking.runs import RunTable
+from plato_core.tracking.runs import note_ended
 
 CLOSED_NAME = "closed.json"
 
@@ -161,12 +161,4 @@ def _end_runs(sweep: Path) -> Closing:
 
 
 def _note_ended(sweep: Path, runs: list[LeftRun]) -> None:
-    """So that a trial that goes on says RUNNING first."""
-    trials = [(run.trial_id, run.run_id) for run in runs if run.trial_id is not None]
-    if not trials:
-        return
-    table = RunTable.of_spool(sweep / TRACKING_FOLDER)
-    for trial_id, run_id in trials:
-        record = table.record(trial_id)
-        record.run_id, record.ended = run_id, True
-    table.save()
+    note_ended(sweep / TRACKING_FOLDER, {run.trial_id: run.run_id for run in runs if run.trial_id is not None})

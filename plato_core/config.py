@@ -153,6 +153,16 @@ class SweepConfig(BaseModel):
         description="Folder that the best checkpoint is downloaded to.",
         min_length=1,
     )
+    compute: Literal["local", "aml"] = Field(
+        "local",
+        title="Compute",
+        description="Where to train: on this machine or the Ray cluster named here, or as a job of Azure ML.",
+    )
+    job_variables: dict[str, JsonValue] = Field(
+        default_factory=dict,
+        title="Job variables",
+        description="Of a job of Azure ML: workspace, compute, instance_count and more, as in a work pool.",
+    )
     ray_address: str | None = Field(
         None, title="Ray address", description="Ray cluster to run on; unset means a Ray of this machine."
     )

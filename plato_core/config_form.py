@@ -16,7 +16,7 @@ from plato_core.config_sources import ENV_PREFIX, NO_PRESET, PLACES, load_config
 from plato_core.errors import ConfigError
 from plato_core.names import canonicalise
 
-_BY_KEY = ("hyperparameters", "mutations")
+_BY_KEY = ("hyperparameters", "mutations", "job_variables")
 
 
 def form_values(preset: str | None = None, **settings: Any) -> dict[str, Any]:
@@ -114,6 +114,8 @@ def _changed(values: Mapping[str, Any], shown: Mapping[str, Any]) -> dict[str, A
 
 
 def _canonical(name: str, mapping: Mapping[str, Any]) -> dict[str, Any]:
+    if name == "job_variables":
+        return dict(mapping)
     try:
         return canonicalise(mapping)
     except ValueError as error:

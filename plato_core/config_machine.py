@@ -13,14 +13,21 @@ from plato_core.training.environments import check_environment
 def check_machine(config: SweepConfig) -> None:
     """Check what the config asks of this machine and of the tracking store, in some 3 s at the most.
 
+    For a job of Azure ML its cluster is looked for too, by its SDK, which takes seconds to load.
+
     Raises:
         ConfigError: The first thing that cannot be; one line with the value, what is allowed and the way out.
     """
-    _check_cpus(config)
+    if config.compute == "local":
+        _check_cpus(config)
     _check_folder("local_path", config.local_folder)
     _check_folder("storage_path", config.storage_folder)
     check_environment(config.env_name, config.env_config, config.algorithm)
     check_store(config.store_uri)
+    if config.compute == "aml":
+        from plato_core.aml.sweepsettings import check_job
+
+        check_job(config)
 
 
 def available_cpus() -> int:

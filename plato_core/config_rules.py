@@ -165,6 +165,12 @@ def _local_ray(config: "SweepConfig") -> None:
             f"{config.ray_address!r} cannot go with --test-local, which runs on a Ray of this machine; "
             "leave out one of the two",
         )
+    if config.compute == "aml" and (config.test_local or config.ray_address is not None or config.ray_nodes):
+        raise Problem(
+            ("compute",),
+            "an Azure ML job brings its own Ray; leave out --test-local, --ray-address and --ray-nodes (a small sweep "
+            "is --preset test-local, more nodes are --job-variable instance_count=2)",
+        )
     if config.ray_address is None and (config.ray_nodes or 1) > 1:
         raise Problem(
             ("ray_nodes",),

@@ -24,6 +24,7 @@ from plato_core.training import schema
 ENV_PREFIX = "PLATO_"
 NO_PRESET, DEFAULT_PRESET, LOCAL_PRESET = "none", "plato", "test-local"
 _MERGED = ("hyperparameters", "mutations")
+_BY_KEY = (*_MERGED, "job_variables")
 _OTHER_VARIABLES = {"tracking_uri": "MLFLOW_TRACKING_URI", "ray_address": "RAY_ADDRESS"}
 # The machines that a sweep runs on, which may be others when it goes on.
 _MACHINES = ("ray_address", "ray_nodes", "ray_wait_s", "local_path")
@@ -36,6 +37,8 @@ PLACES = (
 _FIELD_ALIASES = {"num_workers": "num_env_runners", "env": "env_name"}
 # They say where to look for a sweep, or what it began with.
 _NOT_OF_A_RESUMED = ("resume", "storage_path", "test_local", "preset")
+# A job brings its own Ray, whatever the shell was set up for.
+_NOT_WITH_AML = ("ray_address", "ray_nodes")
 _NOT_WITH_TEST_LOCAL = ("tracking_uri", "ray_address", "ray_nodes", "preset")
 
 
@@ -79,6 +82,10 @@ def load_config(
     test_local = _flag(user, "test_local")
     if test_local:
         for name in _NOT_WITH_TEST_LOCAL:
+            layers[0].values.pop(name, None)
+        user = _merge(layers)
+    if user.values.get("compute") == "aml":
+        for name in _NOT_WITH_AML:
             layers[0].values.pop(name, None)
         user = _merge(layers)
     if (resume := user.values.get("resume")) is not None:
@@ -195,7 +202,7 @@ def _merge(layers: list[_Layer]) -> _Layer:
         result.labels |= layer.labels
         for name, value in layer.values.items():
             below = result.values.get(name)
-            if name in _MERGED and isinstance(value, Mapping) and isinstance(below, Mapping):
+            if name in _BY_KEY and isinstance(value, Mapping) and isinstance(below, Mapping):
                 value = {**below, **value}
             result.values[name] = value
     return result

@@ -22,7 +22,8 @@ FLOW_RUNS_NAME = "flow_runs.txt"
 # Of these a sweep that goes on may have more than before; of all else what it had.
 BUDGET = ("max_iterations", "time_budget_s")
 # On which machines it runs, where its results go there, and how patient it is with trials that fail, is no part of it.
-_FREE = ("ray_address", "ray_nodes", "ray_wait_s", "local_path", "max_failures", "prune_after_days", "prune_keep")
+_RAY = ("ray_address", "ray_nodes", "ray_wait_s")
+_FREE = (*_RAY, "job_variables", "local_path", "max_failures", "prune_after_days", "prune_keep")
 
 
 def write_parent(sweep_dir: Path, parent: ParentRun) -> None:
@@ -93,7 +94,7 @@ def resumed_config(sweep_dir: Path, given: Mapping[str, Any]) -> SweepConfig:
     said = {
         name: {**before[name], **value} if isinstance(value, Mapping) and isinstance(before[name], dict) else value
         for name, value in given.items()
-        if value is not None
+        if value is not None and not (name in _RAY and original.compute == "aml")  # a job brings its own
     }
     wanted = SweepConfig.from_flow_parameters(before | said).flow_parameters()
     changed = {name: wanted[name] for name in given if name in wanted and wanted[name] != before[name]}

@@ -17,9 +17,8 @@ from plato_core.closing import forget_closing
 from plato_core.config import SweepConfig
 from plato_core.errors import TrackingError
 from plato_core.resuming import read_parent, write_parent
+from plato_core.sweep.execution import SweepExecution
 from plato_core.sweep.folder import forget_done
-from plato_core.sweep.lineage import LINEAGE_NAME
-from plato_core.sweep.process import SweepProcess
 from plato_core.sweep.protocol import TRACKING_FOLDER
 from plato_core.tracking import jobs, parent
 from plato_core.tracking.spool import Target
@@ -98,7 +97,7 @@ def open_parent_run(config: SweepConfig, sweep_id: str) -> parent.ParentRun:
 
 def close_parent_run(
     config: SweepConfig,
-    process: SweepProcess,
+    process: SweepExecution,
     opened: parent.ParentRun,
     status: Literal["FINISHED", "FAILED", "KILLED"],
     *,
@@ -110,7 +109,7 @@ def close_parent_run(
 
     Args:
         config: The resolved config.
-        process: The sweep's process.
+        process: The sweep.
         opened: The parent run.
         status: How it ended.
         tags: Last tags.
@@ -122,10 +121,10 @@ def close_parent_run(
     """
     job = JobRun.tracked_in(config.store_uri)
     ours = job is None or job.run_id != opened.run_id
-    lineage = process.sweep_dir / LINEAGE_NAME
-    lineage.touch()  # no exploit is a fact too
+    lineage = process.lineage()
     try:
-        parent.upload_lineage(config.store_uri, opened.run_id, lineage)
+        if lineage is not None:
+            parent.upload_lineage(config.store_uri, opened.run_id, lineage)
         parent.close_parent(config.store_uri, opened.run_id, status, tags=tags, metrics=metrics, step=step, end=ours)
     except TrackingError as error:
         process.close()  # which sends from the spool as long as it lives
@@ -140,7 +139,14 @@ def close_parent_run(
         )
         with suppress(TrackingError):  # the trials' writer hangs in a request; what it has is in the spool
             parent.leave_to_flush(
-                spool, target, status, tags=tags or {}, metrics=metrics or {}, files=[lineage], step=step, end=ours
+                spool,
+                target,
+                status,
+                tags=tags or {},
+                metrics=metrics or {},
+                files=[lineage] if lineage else [],
+                step=step,
+                end=ours,
             )
         return f"the parent run is not ended ({error}); plato flush {spool} does so"
     return None

@@ -13,7 +13,7 @@ from plato_core.report.facts import Snapshot
 from plato_core.report.progress import SweepProgress
 from plato_core.report.sinks import reporting
 from plato_core.sweep.events import SweepEnded
-from plato_core.sweep.process import SweepProcess
+from plato_core.sweep.execution import SweepExecution
 from plato_core.sweep.protocol import Go
 from plato_core.tracking.parent import ParentRun
 
@@ -29,7 +29,7 @@ def _once_a_flow_run(context: TaskRunContext, parameters: dict[str, Any]) -> str
     cache_key_fn=_once_a_flow_run,
     persist_result=True,
 )
-def run_sweep(config: SweepConfig, process: SweepProcess, opened: ParentRun, progress: SweepProgress) -> Snapshot:
+def run_sweep(config: SweepConfig, process: SweepExecution, opened: ParentRun, progress: SweepProgress) -> Snapshot:
     """Lets the sweep train, follows it to its end, and ends it in order if this task is told to stop.
 
     Never retried blindly: a sweep is paid for. Once done, it is done for its flow run: Prefect keeps the result, and
@@ -38,7 +38,7 @@ def run_sweep(config: SweepConfig, process: SweepProcess, opened: ParentRun, pro
 
     Args:
         config: The resolved config.
-        process: The sweep's process, which has loaded Ray meanwhile.
+        process: The sweep, whose process has loaded Ray meanwhile; or which becomes a job of Azure ML.
         opened: The parent run.
         progress: The sweep's state, kept up to date here; still there for the caller if this fails.
 

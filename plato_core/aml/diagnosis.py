@@ -12,6 +12,9 @@ _TAIL = 5  # lines of the job's log that are shown
 _LONGEST = 240  # characters of each
 
 
+_RETRY = "Retry the flow run to go on with its sweep."
+
+
 @dataclass(frozen=True)
 class Evidence:
     """What is known of a job that ended, or never began.
@@ -27,6 +30,7 @@ class Evidence:
         compute: The cluster's name.
         api_url: Where the job looked for the Prefect API.
         flow_state: The flow run's state: `Running`, `Pending`...
+        way_on: How to go on with the sweep; by default a retry of the flow run.
     """
 
     status: str
@@ -39,6 +43,7 @@ class Evidence:
     compute: str = ""
     api_url: str = ""
     flow_state: str = ""
+    way_on: str = _RETRY
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,6 @@ class _Sign:
     advice: str
 
 
-_RETRY = "Retry the flow run to go on with its sweep."
 # The first that is found in the error or the log's last lines; the more particular come first.
 _SIGNS = (
     _Sign(
@@ -160,22 +164,24 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     happened = _happened(evidence)
     if evidence.status == "" or evidence.status == "NotResponding":
         lost = "deleted, or lost by Azure ML" if evidence.status == "" else "cut off from Azure ML, or its node died"
-        return Diagnosis(happened, f"Likely cause: it was {lost}.", _RETRY)
+        return Diagnosis(happened, f"Likely cause: it was {lost}.", evidence.way_on)
     if _timed_out(evidence):
         return Diagnosis(
             happened,
             f"Cause: the time limit of {evidence.timeout_seconds} s.",
-            f"Raise timeout_seconds, or have the sweep end before it by time_budget_s. {_RETRY}",
+            f"Raise timeout_seconds, or have the sweep end before it by time_budget_s. {evidence.way_on}",
         )
     if evidence.status == "Canceled":
-        return Diagnosis(happened, "Somebody cancelled it in Studio or by the Azure command line.", _RETRY)
+        return Diagnosis(happened, "Somebody cancelled it in Studio or by the Azure command line.", evidence.way_on)
     text = "\n".join((evidence.code, evidence.message, *evidence.tail))
     for sign in _SIGNS:
         if re.search(sign.pattern, text, re.IGNORECASE | re.MULTILINE):
             cause = sign.cause.format(compute=evidence.compute, api_url=evidence.api_url or "PREFECT_API_URL")
-            return Diagnosis(happened, cause, sign.advice)
+            return Diagnosis(happened, cause, sign.advice.replace(_RETRY, evidence.way_on))
     if evidence.status == "Completed":
-        return Diagnosis(happened, "Likely cause: the flow's process ended without its last report.", _RETRY, False)
+        return Diagnosis(
+            happened, "Likely cause: the flow's process ended without its last report.", evidence.way_on, False
+        )
     return Diagnosis(happened, _NO_CAUSE, "Read the whole log of the job in Studio.", known=False)
 
 

@@ -1,5 +1,7 @@
 """The program of an Azure ML job: `python -m plato_core.aml.entry` executes one flow run, and says how it ended.
 
+Or it runs a sweep for a flow elsewhere: :mod:`plato_core.aml.sweepentry`.
+
 Prefect's own `prefect flow-run execute` ends with 0 also where the flow failed, and Azure ML would call such a job
 Completed. What is to be done stands in the environment (`JobSettings`); the folder that the job starts in has the code.
 
@@ -24,8 +26,9 @@ import stamina
 
 from plato_core.aml import nodes, versions
 from plato_core.aml.flowrun import OVERDUE_S, FlowRunReader, Overdue, ends_in_order, exit_code
-from plato_core.aml.jobsettings import QUIET, JobSettings, Rank
+from plato_core.aml.jobsettings import QUIET, JobSettings, Rank, SweepSettings, read_settings
 from plato_core.aml.secrets import secret
+from plato_core.aml.sweepentry import run_sweep
 from plato_core.errors import AmlUnavailable, PlatoError
 from plato_core.processes import kill, wait_gone
 from plato_core.sweep.environment import ENVIRONMENT
@@ -62,15 +65,15 @@ def main() -> int:
     )
     os.environ["PYTHONPATH"] = os.pathsep.join([os.getcwd(), *filter(None, [os.environ.get("PYTHONPATH")])])
     try:
-        job = JobSettings.read()
+        job = read_settings()
         versions.check_ray(job.ray_version)
         if job.launcher != "mpi":
-            return _run_flow(job, "auto" if job.launcher == "ray" else "local", None, term)
+            return _run(job, "auto" if job.launcher == "ray" else "local", None, term)
         rank = Rank.read()
         if rank.number == 0:
             with nodes.Head(job, rank, nodes.ray_environment(), term.came) as head:
                 _say(f"Ray's head answers at {head.address}")
-                return _run_flow(job, "auto", head.address, term)
+                return _run(job, "auto", head.address, term)
         _say(f"rank {rank.number} joins Ray's head at {rank.head}")
         done = nodes.follow(job, rank, nodes.ray_environment(), term.came)
         _say(f"rank {rank.number}: the head's work is done" if done else f"rank {rank.number}: told to stop")
@@ -78,6 +81,14 @@ def main() -> int:
     except PlatoError as error:
         _say(str(error))
         return error.exit_code
+
+
+def _run(job: JobSettings | SweepSettings, ray_address: str, ray_head: str | None, term: _Term) -> int:
+    if isinstance(job, SweepSettings):
+        # With `auto` Ray goes by this before it looks for the newest Ray of the machine.
+        os.environ.update({} if ray_head is None else {"RAY_ADDRESS": ray_head})
+        return run_sweep(job, ray_address, term.came)
+    return _run_flow(job, ray_address, ray_head, term)
 
 
 def _run_flow(job: JobSettings, ray_address: str, ray_head: str | None, term: _Term) -> int:

@@ -1,16 +1,20 @@
-"""The settings of a work pool of type `azure-ml`, which its deployments and runs may change."""
+"""The settings of a job of Azure ML, and those of a work pool of type `azure-ml` besides."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from plato_core.aml.workspace import Workspace
+from plato_core.errors import ConfigError
+
 SWEEPS = "azureml://datastores/workspaceblobstore/paths/plato/sweeps"
 
 
-class PoolFields(BaseModel):
-    """Each with what the form shows: a title, a description, examples."""
+class JobFields(BaseModel):
+    """Where and in what a job runs; each with what a form shows: a title, a description, examples."""
 
     workspace_config: str | None = Field(
         default=None,
@@ -96,12 +100,6 @@ class PoolFields(BaseModel):
         description="Which one, where the cluster has several managed identities.",
         examples=["00000000-0000-0000-0000-000000000000"],
     )
-    experiment: str | None = Field(
-        default=None,
-        title="Experiment",
-        description="Azure ML experiment of the jobs. By default the flow run's parameter `experiment_name`.",
-        examples=["cartpole"],
-    )
     code: str = Field(
         default=".",
         title="Code folder",
@@ -131,6 +129,53 @@ class PoolFields(BaseModel):
     tags: dict[str, str] = Field(
         default_factory=dict, title="Tags", description="Of the jobs, in Studio.", examples=[{"team": "rl"}]
     )
+    poll_interval_s: float = Field(
+        default=10.0,
+        gt=0,
+        title="Poll interval (seconds)",
+        description="How often a job is asked after.",
+        examples=[10],
+    )
+
+    def find_workspace(self) -> Workspace:
+        """Return the workspace that is meant.
+
+        Raises:
+            ConfigError: None is named, or only half of one.
+        """
+        parts = {
+            "subscription_id": self.subscription_id,
+            "resource_group": self.resource_group,
+            "workspace": self.workspace,
+        }
+        named = {key: value for key, value in parts.items() if value}
+        if named and self.workspace_config is None:
+            missing = [key for key in parts if key not in named]
+            if missing:
+                raise ConfigError(f"{', '.join(missing)}: not set, but {', '.join(named)}; set all three or none")
+            return Workspace(
+                subscription_id=named["subscription_id"],
+                resource_group=named["resource_group"],
+                name=named["workspace"],
+            )
+        found = Workspace.find(self.workspace_config)
+        if found is None:
+            raise ConfigError(
+                f"no Azure ML workspace: there is no config.json in {Path.cwd()} or its parents; download it from the "
+                "workspace's page in the Azure portal, or set subscription_id, resource_group and workspace"
+            )
+        return found
+
+
+class PoolFields(JobFields):
+    """The settings of a work pool, which its deployments and runs may change."""
+
+    experiment: str | None = Field(
+        default=None,
+        title="Experiment",
+        description="Azure ML experiment of the jobs. By default the flow run's parameter `experiment_name`.",
+        examples=["cartpole"],
+    )
     api_url: str | None = Field(
         default=None,
         title="Prefect API URL",
@@ -149,13 +194,6 @@ class PoolFields(BaseModel):
         title="Secret of the auth string",
         description="URL of the Azure Key Vault secret that holds PREFECT_API_AUTH_STRING.",
         examples=["https://my-vault.vault.azure.net/secrets/prefect-auth-string"],
-    )
-    poll_interval_s: float = Field(
-        default=10.0,
-        gt=0,
-        title="Poll interval (seconds)",
-        description="How often a job is asked after.",
-        examples=[10],
     )
     cancel_grace_s: float = Field(
         default=120.0,

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from plato_core.aml.fields import JobFields
+from plato_core.aml.jobsettings import QUIET, WORKER_PORTS
 from plato_core.errors import ConfigError
 
 if TYPE_CHECKING:
     from azure.ai.ml.entities import Environment
     from prefect.client.schemas.objects import FlowRun
 
+COMMAND = "python -m plato_core.aml.entry"
 OUTPUT = "sweeps"
+_QUIET = {
+    **QUIET,
+    "TZ": "UTC",  # azureml-mlflow takes local time for UTC when it asks whether its token is still good
+    "PYTHONUNBUFFERED": "1",
+}
+_NEVER = ("AZURE_CLIENT_SECRET", "AZURE_CLIENT_CERTIFICATE_PASSWORD", "AZURE_PASSWORD", "PREFECT_CLIENT_CUSTOM_HEADERS")
 _REGISTERED = re.compile(r"azureml://\S+|(azureml:)?[\w.-]+[:@][\w.-]+")
 _TAG = 1000  # AML's limit on a tag's value, in characters
 
@@ -56,6 +67,80 @@ def job_name(flow_run: FlowRun, number: int | None = None) -> str:
         number: Of the attempt. By default how often the flow has begun; attempts in which it did not come on top.
     """
     return f"pf-{flow_run.id}-{flow_run.run_count if number is None else number:03d}"
+
+
+def job_spec(
+    fields: JobFields,
+    *,
+    name: str,
+    display_name: str,
+    command: str,
+    experiment: str,
+    tags: Mapping[str, str],
+    env: Mapping[str, str | None],
+) -> JobSpec:
+    """Return what a job is to be, with the variables that tell its program of the nodes.
+
+    Args:
+        fields: Where and in what it runs.
+        name: Of the job.
+        display_name: Of the job, in Studio.
+        command: Its program.
+        experiment: That it belongs to.
+        tags: Of the job; those of the fields come over them.
+        env: Variables of the job; what is empty or None is left out.
+
+    Raises:
+        ConfigError: A setting cannot be; one line.
+    """
+    code = Path(fields.code).expanduser()
+    if not code.is_dir():
+        raise ConfigError(f"code: there is no folder {fields.code!r} on this machine ({Path.cwd()})")
+    if code.resolve() in (Path.home(), Path("/")):
+        raise ConfigError(f"code: {code.resolve()} would be uploaded whole; name the project's own folder")
+    if {fields.ray_port, fields.ray_port + 1} & set(WORKER_PORTS):
+        raise ConfigError(
+            f"ray_port: {fields.ray_port} comes into the way of Ray's workers; give one outside "
+            f"{WORKER_PORTS[0]} to {WORKER_PORTS[-1]}"
+        )
+    for secret in _NEVER:
+        if env.get(secret):
+            raise ConfigError(f"env.{secret}: a secret would stand in the job's settings for all to read; remove it")
+    launcher = fields.launcher if fields.instance_count > 1 else "single"
+    contract = {
+        "PLATO_AML_RAY_VERSION": version("ray"),
+        "PLATO_AML_NODES": str(fields.instance_count),
+        "PLATO_AML_LAUNCHER": launcher,
+        "PLATO_AML_NODE_WAIT_S": str(fields.node_wait_s),
+        # For Ray's processes where Azure ML starts them: each node has a copy of the code of its own, and its path
+        # need not be that of the node with the driver.
+        "PYTHONPATH": ":".join([".", *filter(None, [env.get("PYTHONPATH")])]),
+        # With `mpi` the job starts Ray itself; Azure ML's own is told in the job's distribution.
+        "PLATO_AML_RAY_PORT": str(fields.ray_port),
+        "PLATO_AML_RAY_HEAD_ARGUMENTS": fields.ray_head_arguments or "",
+        "PLATO_AML_RAY_WORKER_ARGUMENTS": fields.ray_worker_arguments or "",
+    }
+    return JobSpec(
+        name=name,
+        display_name=display_name,
+        command=command,
+        code=str(code.resolve()),
+        compute=fields.compute,
+        instance_count=fields.instance_count,
+        environment=fields.environment,
+        launcher=launcher,
+        ray_port=fields.ray_port,
+        ray_head_arguments=fields.ray_head_arguments,
+        ray_worker_arguments=fields.ray_worker_arguments,
+        identity=fields.identity,
+        identity_client_id=fields.identity_client_id,
+        experiment=experiment,
+        storage=fields.storage,
+        shm_size=fields.shm_size,
+        timeout_seconds=fields.timeout_seconds,
+        tags={**tags, **fields.tags},
+        env={variable: value for variable, value in {**_QUIET, **env, **contract}.items() if value},
+    )
 
 
 def command_job(spec: JobSpec) -> Any:

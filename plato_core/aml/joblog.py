@@ -30,6 +30,8 @@ _OWN = re.compile(r"(Flow|Task) run '")
 _KNOWN = re.compile(
     r"plato: flow run \S+ is |[\d-]+ [\d:,]+\s+(INFO|SUCC) (scripts|cli_output_helpers|usage_lib|node)\.py:\d+ -- "
 )
+# Before an event of a sweep that runs in a job for a flow elsewhere.
+EVENT = "plato event: "
 _TRACEBACK = "Traceback (most recent call last)"
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
 from pydantic import AliasChoices, Field, ValidationError
@@ -12,7 +13,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from plato_core.errors import ConfigError
 from plato_core.report.text import hide_passwords
 from plato_core.sweep.environment import ENVIRONMENT
+from plato_core.sweep.protocol import SweepOrder
 
+# The variable of a sweep for a flow elsewhere.
+ORDER = "PLATO_AML_SWEEP"
 # Ray gives its workers ports of this range; a head there comes into their way.
 WORKER_PORTS = range(10002, 20000)
 # Set for a job by its worker, so that Azure ML's own `ray start` has it too, and again by the job's program.
@@ -26,13 +30,11 @@ QUIET = {
 }
 
 
-class JobSettings(BaseSettings):
-    """The contract between the worker that submits a job and the job's own program."""
+class NodeSettings(BaseSettings):
+    """The contract between whoever submits a job and the job's own program: its nodes and their Ray."""
 
     model_config = SettingsConfigDict(env_ignore_empty=True, hide_input_in_errors=True, extra="ignore")
 
-    flow_run_id: UUID = Field(validation_alias="PREFECT__FLOW_RUN_ID", description="The flow run to execute")
-    api_url: str = Field(validation_alias="PREFECT_API_URL", description="Prefect's API, as the job reaches it")
     ray_version: str = Field(validation_alias="PLATO_AML_RAY_VERSION", description="What the submitting side has")
     launcher: Literal["single", "ray", "mpi"] = Field(
         default="single",
@@ -44,14 +46,6 @@ class JobSettings(BaseSettings):
     )
     node_wait_s: Annotated[float, Field(gt=0)] = Field(
         default=900.0, validation_alias="PLATO_AML_NODE_WAIT_S", description="How long it waits for them"
-    )
-    api_key_secret: str | None = Field(
-        default=None, validation_alias="PLATO_AML_API_KEY_SECRET", description="Key Vault secret of PREFECT_API_KEY"
-    )
-    api_auth_secret: str | None = Field(
-        default=None,
-        validation_alias="PLATO_AML_API_AUTH_SECRET",
-        description="Key Vault secret of PREFECT_API_AUTH_STRING",
     )
     sweeps: str = Field(
         validation_alias=AliasChoices("AZURE_ML_OUTPUT_sweeps", "AZURE_ML_OUTPUT_SWEEPS"),
@@ -66,7 +60,7 @@ class JobSettings(BaseSettings):
     ray_worker_arguments: str = Field(default="", validation_alias="PLATO_AML_RAY_WORKER_ARGUMENTS")
 
     @classmethod
-    def read(cls) -> JobSettings:
+    def read(cls) -> Self:
         """Return what the environment says.
 
         Raises:
@@ -83,10 +77,40 @@ class JobSettings(BaseSettings):
             )
         return settings
 
+
+class JobSettings(NodeSettings):
+    """What a job is told that executes a flow run."""
+
+    flow_run_id: UUID = Field(validation_alias="PREFECT__FLOW_RUN_ID", description="The flow run to execute")
+    api_url: str = Field(validation_alias="PREFECT_API_URL", description="Prefect's API, as the job reaches it")
+    api_key_secret: str | None = Field(
+        default=None, validation_alias="PLATO_AML_API_KEY_SECRET", description="Key Vault secret of PREFECT_API_KEY"
+    )
+    api_auth_secret: str | None = Field(
+        default=None,
+        validation_alias="PLATO_AML_API_AUTH_SECRET",
+        description="Key Vault secret of PREFECT_API_AUTH_STRING",
+    )
+
     @property
     def shown_api_url(self) -> str:
         """The API's address, fit to be shown."""
         return hide_passwords(self.api_url)
+
+
+class SweepSettings(NodeSettings):
+    """What a job is told that runs a sweep for a flow elsewhere."""
+
+    order: SweepOrder = Field(validation_alias=ORDER, description="The sweep, as JSON")
+
+
+def read_settings(environ: Mapping[str, str] = os.environ) -> JobSettings | SweepSettings:
+    """Return what the environment says a job is to do.
+
+    Raises:
+        ConfigError: A variable is missing or not possible; one line.
+    """
+    return SweepSettings.read() if environ.get(ORDER) else JobSettings.read()
 
 
 class Rank(BaseSettings):
@@ -131,5 +155,5 @@ def _first(error: Any) -> str:
     name = str(error["loc"][0])
     value = os.environ.get(name)
     if value is None or error["type"] == "missing":
-        return f"{name} is not set; the job's worker sets it (a work pool of type azure-ml)"
+        return f"{name} is not set; whoever submits the job sets it (a work pool of type azure-ml; compute: aml)"
     return f"{name}: {value!r} is not possible: {error['msg'].lower()}"

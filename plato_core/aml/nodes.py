@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Self
 
 from plato_core.aml.jobrun import NOT_FOR_TRIALS
-from plato_core.aml.jobsettings import JobSettings, Rank
+from plato_core.aml.jobsettings import NodeSettings, Rank
 from plato_core.errors import AmlError
 from plato_core.sweep.process import kill_session
 
@@ -70,7 +70,7 @@ class Head:
     """Ray's head on rank 0, and the word to the other ranks; use as a context manager around the work.
 
     Args:
-        job: What the worker said.
+        job: What the job was told of its nodes.
         rank: Of this node.
         environment: Of Ray's processes.
         told_to_stop: Whether this process was told to end: then it waits for no rank that comes late.
@@ -80,7 +80,7 @@ class Head:
     """
 
     def __init__(
-        self, job: JobSettings, rank: Rank, environment: Mapping[str, str], told_to_stop: Callable[[], bool]
+        self, job: NodeSettings, rank: Rank, environment: Mapping[str, str], told_to_stop: Callable[[], bool]
     ) -> None:
         self._job, self._own, self._environment = job, rank.own or rank.head, environment
         self._told_to_stop = told_to_stop
@@ -154,11 +154,11 @@ class Head:
                         self._ranks.append(connection)
 
 
-def follow(job: JobSettings, rank: Rank, environment: Mapping[str, str], told_to_stop: Callable[[], bool]) -> bool:
+def follow(job: NodeSettings, rank: Rank, environment: Mapping[str, str], told_to_stop: Callable[[], bool]) -> bool:
     """Joins Ray's head as one of the other ranks, and stays until the work is done.
 
     Args:
-        job: What the worker said.
+        job: What the job was told of its nodes.
         rank: Of this node.
         environment: Of Ray's processes.
         told_to_stop: Whether this process was told to end.
@@ -179,7 +179,7 @@ def follow(job: JobSettings, rank: Rank, environment: Mapping[str, str], told_to
             return _heard(line, (DONE,), told_to_stop, node) == DONE
 
 
-def _line_to_head(job: JobSettings, rank: Rank, told_to_stop: Callable[[], bool]) -> socket.socket:
+def _line_to_head(job: NodeSettings, rank: Rank, told_to_stop: Callable[[], bool]) -> socket.socket:
     deadline = time.monotonic() + job.node_wait_s
     while True:
         try:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -13,9 +11,7 @@ from prefect.workers.base import BaseJobConfiguration, BaseVariables
 from pydantic import PrivateAttr
 
 from plato_core.aml.fields import PoolFields
-from plato_core.aml.job import JobSpec, job_name
-from plato_core.aml.jobsettings import QUIET, WORKER_PORTS
-from plato_core.aml.workspace import Workspace
+from plato_core.aml.job import COMMAND, JobSpec, job_name, job_spec
 from plato_core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,7 +20,6 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import Flow, FlowRun, WorkPool
     from prefect.client.schemas.responses import DeploymentResponse
 
-COMMAND = "python -m plato_core.aml.entry"
 EXPERIMENT = "plato"
 # Of the worker's own settings a job gets these; any other is about the worker's machine, or a secret.
 _INHERITED = (
@@ -37,17 +32,11 @@ _INHERITED = (
 _MARKS = "PREFECT__"
 # But for the worker's: two workers that submit one job must ask for the same.
 _WORKERS_MARKS = ("PREFECT__WORKER_ID", "PREFECT__WORKER_NAME")
-_QUIET = {
-    **QUIET,
-    "TZ": "UTC",  # azureml-mlflow takes local time for UTC when it asks whether its token is still good
-    "PYTHONUNBUFFERED": "1",
-}
 # What belongs into a key vault, and the variable that tells the job where it is.
 _SECRETS = {
     "PREFECT_API_KEY": ("api_key_secret", "PLATO_AML_API_KEY_SECRET"),
     "PREFECT_API_AUTH_STRING": ("api_auth_secret", "PLATO_AML_API_AUTH_SECRET"),
 }
-_NEVER = ("AZURE_CLIENT_SECRET", "AZURE_CLIENT_CERTIFICATE_PASSWORD", "AZURE_PASSWORD", "PREFECT_CLIENT_CUSTOM_HEADERS")
 
 
 class AzureMLVariables(PoolFields, BaseVariables):
@@ -75,39 +64,10 @@ class AzureMLJobConfiguration(PoolFields, BaseJobConfiguration):
         kept = {name: value for name, value in self.env.items() if _of_the_run(name)}
         self._api_url_given = bool(self.api_url or given.get("PREFECT_API_URL"))
         url = self.api_url or given.get("PREFECT_API_URL") or get_current_settings().api.url or ""
-        self.env = {**_QUIET, **kept, **given, "PREFECT_API_URL": url}
+        self.env = {**kept, **given, "PREFECT_API_URL": url}
         if self.experiment is None:
             asked = (flow_run.parameters or {}).get("experiment_name")
             self.experiment = asked if isinstance(asked, str) and asked else EXPERIMENT
-
-    def find_workspace(self) -> Workspace:
-        """Return the workspace that is meant.
-
-        Raises:
-            ConfigError: None is named, or only half of one.
-        """
-        parts = {
-            "subscription_id": self.subscription_id,
-            "resource_group": self.resource_group,
-            "workspace": self.workspace,
-        }
-        named = {key: value for key, value in parts.items() if value}
-        if named and self.workspace_config is None:
-            missing = [key for key in parts if key not in named]
-            if missing:
-                raise ConfigError(f"{', '.join(missing)}: not set, but {', '.join(named)}; set all three or none")
-            return Workspace(
-                subscription_id=named["subscription_id"],
-                resource_group=named["resource_group"],
-                name=named["workspace"],
-            )
-        found = Workspace.find(self.workspace_config)
-        if found is None:
-            raise ConfigError(
-                f"no Azure ML workspace: there is no config.json in {Path.cwd()} or its parents; download it from the "
-                "workspace's page in the Azure portal, or set subscription_id, resource_group and workspace in the pool"
-            )
-        return found
 
     def job_spec(self, flow_run: FlowRun) -> JobSpec:
         """Return what the job is to be.
@@ -116,52 +76,15 @@ class AzureMLJobConfiguration(PoolFields, BaseJobConfiguration):
             ConfigError: A setting cannot be; one line.
         """
         self._check_api()
-        code = Path(self.code).expanduser()
-        if not code.is_dir():
-            raise ConfigError(f"code: there is no folder {self.code!r} on the worker's machine ({Path.cwd()})")
-        if code.resolve() in (Path.home(), Path("/")):
-            raise ConfigError(f"code: {code.resolve()} would be uploaded whole; name the project's own folder")
-        if {self.ray_port, self.ray_port + 1} & set(WORKER_PORTS):
-            raise ConfigError(
-                f"ray_port: {self.ray_port} comes into the way of Ray's workers; give one outside "
-                f"{WORKER_PORTS[0]} to {WORKER_PORTS[-1]}"
-            )
-        launcher = self.launcher if self.instance_count > 1 else "single"
-        contract = {
-            "PREFECT__FLOW_RUN_ID": str(flow_run.id),
-            "PLATO_AML_RAY_VERSION": version("ray"),
-            "PLATO_AML_NODES": str(self.instance_count),
-            "PLATO_AML_LAUNCHER": launcher,
-            "PLATO_AML_NODE_WAIT_S": str(self.node_wait_s),
-            # For Ray's processes where Azure ML starts them: each node has a copy of the code of its own, and its path
-            # need not be that of the node with the driver.
-            "PYTHONPATH": ":".join([".", *filter(None, [self.env.get("PYTHONPATH")])]),
-            # With `mpi` the job starts Ray itself; Azure ML's own is told in the job's distribution.
-            "PLATO_AML_RAY_PORT": str(self.ray_port),
-            "PLATO_AML_RAY_HEAD_ARGUMENTS": self.ray_head_arguments or "",
-            "PLATO_AML_RAY_WORKER_ARGUMENTS": self.ray_worker_arguments or "",
-            **{variable: getattr(self, field) or "" for field, variable in _SECRETS.values()},
-        }
-        return JobSpec(
+        secrets = {variable: getattr(self, field) or "" for field, variable in _SECRETS.values()}
+        return job_spec(
+            self,
             name=job_name(flow_run),
             display_name=self.name or flow_run.name,
             command=self.command or COMMAND,
-            code=str(code.resolve()),
-            compute=self.compute,
-            instance_count=self.instance_count,
-            environment=self.environment,
-            launcher=launcher,
-            ray_port=self.ray_port,
-            ray_head_arguments=self.ray_head_arguments,
-            ray_worker_arguments=self.ray_worker_arguments,
-            identity=self.identity,
-            identity_client_id=self.identity_client_id,
             experiment=self.experiment or EXPERIMENT,
-            storage=self.storage,
-            shm_size=self.shm_size,
-            timeout_seconds=self.timeout_seconds,
-            tags={**self._run_tags(), **self.tags},
-            env={name: value for name, value in (self.env | contract).items() if value},
+            tags=self._run_tags(),
+            env=self.env | {"PREFECT__FLOW_RUN_ID": str(flow_run.id), **secrets},
         )
 
     def _run_tags(self) -> dict[str, str]:
@@ -184,9 +107,6 @@ class AzureMLJobConfiguration(PoolFields, BaseJobConfiguration):
                 "PREFECT_API_URL: a password in it would stand in the job's settings for all to read; put it as "
                 "PREFECT_API_AUTH_STRING into a key vault and set api_auth_secret"
             )
-        for name in _NEVER:
-            if self.env.get(name):
-                raise ConfigError(f"env.{name}: a secret would stand in the job's settings for all to read; remove it")
         api = get_current_settings().api
         held = {"PREFECT_API_KEY": api.key, "PREFECT_API_AUTH_STRING": api.auth_string}
         for name, (field, _) in _SECRETS.items():

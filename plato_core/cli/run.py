@@ -48,11 +48,11 @@ def run_sweep(config: SweepConfig, as_json: bool) -> int:
         The exit code.
     """
     signal.signal(signal.SIGTERM, _on_sigterm)
-    from plato_core.sweep import process
+    from plato_core import executions
 
     at_exit = contextlib.ExitStack()
     atexit.register(at_exit.close)  # before Prefect's own, so after them: they tell the server the last of it
-    prepared = process.prepare(config)  # Ray loads in its own process while Prefect is imported and started below
+    prepared = executions.prepare(config)  # Ray loads in its own process while Prefect is imported and started below
     # Not a daemon for a SQLite file: one whose tables are half made when the process ends is of no use any more.
     daemon = not config.store_uri.startswith("sqlite")
     store = threading.Thread(target=_open_store, args=(config.store_uri,), name="store", daemon=daemon)
@@ -73,7 +73,7 @@ def run_sweep(config: SweepConfig, as_json: bool) -> int:
         with terminal(stream) as followed:
             result = sweep(**config.flow_parameters())
     except (KeyboardInterrupt, SweepStopped) as error:
-        process.discard()
+        executions.discard()
         if isinstance(error, SweepStopped):
             how, number = str(error), error.signal_number
         elif isinstance(error, Terminated):
@@ -86,7 +86,7 @@ def run_sweep(config: SweepConfig, as_json: bool) -> int:
             raise
         raise type(error)(f"{error}; {_what_is_left(prepared.sweep_dir)}") from error
     finally:
-        process.discard()
+        executions.discard()
     result = result.model_copy(update={"wall_s": round(time.time() - psutil.Process().create_time(), 3)})
     progress = followed.progress
     ended = progress.ended() if progress is not None else None

@@ -9,9 +9,12 @@ from cyclopts import App, Group, Parameter
 from pydantic.fields import FieldInfo
 
 from plato_core import presets
+from plato_core.aml.sweepsettings import tracked
 from plato_core.config import SweepConfig
 from plato_core.config_machine import check_machine
 from plato_core.config_sources import DEFAULT_PRESET, load_config
+from plato_core.config_yaml import parse_value
+from plato_core.errors import ConfigError
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "What": (
@@ -21,7 +24,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "When to stop": ("stop_reward", "stop_when", "max_iterations", "time_budget_s", "max_failures"),
     "Where": (
         "experiment_name", "tracking_uri", "storage_path", "prune_after_days", "prune_keep", "local_path",
-        "ray_address", "ray_nodes", "num_cpus", "num_gpus", "num_env_runners",
+        "compute", "job_variable", "ray_address", "ray_nodes", "num_cpus", "num_gpus", "num_env_runners",
     ),
     "Checkpoints": ("checkpoint_interval", "keep_checkpoints"),
     "Which wins": ("rank_metric", "mode"),
@@ -33,6 +36,11 @@ Flags beat the file of --config, which beats the environment (PLATO_<SETTING>, M
 RAY_ADDRESS), which beats the preset. The file takes every setting that has a flag, and hyperparameters \
 and mutations besides."""
 _OWN: dict[str, tuple[Any, str, str]] = {
+    "job_variable": (
+        list[str],
+        "NAME=VALUE",
+        "With --compute aml: a setting of the job, as often as needed; docs/azure-ml.md.",
+    ),
     "config": (Path, "FILE", "YAML file of settings; the names are those of the flags, with underscores."),
     "json": (bool, "", "End the output with one line of JSON that holds the result."),
 }
@@ -51,13 +59,32 @@ def sweep_app(name: str) -> App:
     )
 
 
-def _sweep(config: Path | None = None, json: bool | None = None, **flags: Any) -> int:
+def _sweep(
+    config: Path | None = None, json: bool | None = None, job_variable: list[str] | None = None, **flags: Any
+) -> int:
     given = {name: value for name, value in flags.items() if value is not None}
-    settings = load_config(given, config, os.environ)
+    if job_variable:
+        given["job_variables"] = job_variables(job_variable)
+    settings = tracked(load_config(given, config, os.environ))
     check_machine(settings)
     from plato_core.cli.run import run_sweep  # everything heavy is behind it
 
     return run_sweep(settings, bool(json))
+
+
+def job_variables(given: list[str]) -> dict[str, Any]:
+    """Return the settings of a job that were given as `name=value`, as `prefect deployment run` takes them.
+
+    Raises:
+        ConfigError: One is not of that form.
+    """
+    found = {}
+    for one in given:
+        name, equals, value = one.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"--job-variable: {one!r} is not possible; give name=value, such as instance_count=2")
+        found[name] = parse_value(value)
+    return found
 
 
 def _command() -> Any:

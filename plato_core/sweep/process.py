@@ -6,62 +6,43 @@ import contextlib
 import os
 import queue
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import psutil
 
 from plato_core.config import SweepConfig
-from plato_core.errors import PlatoError, SweepError, SweepStopped
+from plato_core.errors import PlatoError, SweepError
 from plato_core.sweep.channel import EVENTS_FD
-from plato_core.sweep.events import Event, Failed, SweepEnded, parse
-from plato_core.sweep.folder import CONFIG_NAME, hold, new_sweep_id, own, write_whole
+from plato_core.sweep.events import Event, Failed, parse
+from plato_core.sweep.execution import TICK_S, SweepExecution
+from plato_core.sweep.lineage import LINEAGE_NAME
 from plato_core.sweep.protocol import Go, Prepare
 
 # A cancelled sweep is gone within so many seconds: trials finish an iteration and write a last checkpoint.
 STOP_S = 20.0
 LOG_NAME = "sweep.log"
-_TICK_S = 0.5
 
 
-class SweepProcess:
-    """A sweep that runs in a process of its own, in its own session.
-
-    Use as a context manager: whatever happens inside, no process of the sweep is left after it.
+class SweepProcess(SweepExecution):
+    """A sweep that runs in a process of its own, in its own session; no process of it is left after it.
 
     Args:
         config: What to run.
         at_once: Whether its process starts now, to load Ray while others get ready; else with `go`.
-
-    Attributes:
-        sweep_id: The sweep's name, by its time of start.
-        sweep_dir: Its folder, with the log of its process.
+        sweep_id: See `SweepExecution`.
 
     Raises:
         ConfigError: The sweep that is to go on is still being worked on by another process.
     """
 
-    def __init__(self, config: SweepConfig, at_once: bool = True) -> None:
-        self.config = config
-        self.sweep_id = config.resume or new_sweep_id()
-        self.sweep_dir = config.storage_folder / self.sweep_id
-        if config.resume is None:
-            self.sweep_dir.mkdir(parents=True)
-        self._owned = own(self.sweep_dir)
-        self._running = hold(self.sweep_dir)  # before it can be told from other folders, so that it is never pruned
-        lasting = config.model_copy(update={"resume": None})  # of a sweep that goes on the budget may be larger now
-        write_whole(self.sweep_dir / CONFIG_NAME, lasting.to_yaml())
-        self._begun = False
+    def __init__(self, config: SweepConfig, at_once: bool = True, sweep_id: str | None = None) -> None:
+        super().__init__(config, sweep_id)
         self._child: subprocess.Popen[bytes] | None = None
-        self._events: queue.Queue[Event | None] = queue.Queue()
         if at_once:
             self._child = self._start()
 
@@ -95,53 +76,11 @@ class SweepProcess:
         )
         return child
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.release()
-
-    @property
-    def begun(self) -> bool:
-        """Whether there is something to go on with: training was let begin, now or in an earlier attempt."""
-        return self._begun or self.config.resume is not None
-
     def go(self, go: Go) -> None:
         """Lets training begin, tracked as `go` says."""
         self._begun = True
         self._child = self._child or self._start()
         self._tell(self._child, go)
-
-    def events(self) -> Iterator[Event | None]:
-        """Yields what the sweep tells until it has ended, and None twice a second while it tells nothing.
-
-        Raises:
-            PlatoError: The sweep failed; its own error.
-            SweepStopped: It was told to stop.
-        """
-        assert self._child is not None, "nothing is told before `go`"
-        ended: SweepEnded | None = None
-        while True:
-            try:
-                event = self._events.get(timeout=_TICK_S)
-            except queue.Empty:
-                yield None
-                continue
-            if event is None:
-                break
-            if isinstance(event, Failed):
-                raise self._bug(event.message) if event.error_type == "bug" else event.error()
-            yield event
-            if isinstance(event, SweepEnded):
-                ended = event
-                break
-        if ended is None:
-            code = self._child.wait()
-            raise self._bug(f"its process ended with exit code {code}")
-        if ended.outcome == "stopped":
-            raise SweepStopped(f"sweep {self.sweep_id} was stopped; {ended.message}", signal.SIGTERM)
 
     def stop(self) -> list[Event]:
         """Asks the sweep to end, with a last checkpoint of each trial; after `STOP_S` kills it.
@@ -176,14 +115,13 @@ class SweepProcess:
         kill_session(child.pid)
         child.wait()
         shutil.rmtree(self._ray_temp_dir, ignore_errors=True)
-        if not self.begun:
-            shutil.rmtree(self.sweep_dir, ignore_errors=True)  # nothing was run, nothing is kept
+        self._forget_unbegun()
 
-    def release(self) -> None:
-        """Closes it and lets others have the sweep: not in `close`, after which the spool may still be written."""
-        self.close()
-        self._running.release()
-        self._owned.release()
+    def lineage(self) -> Path:
+        """Returns the file of its exploits; no exploit is a fact too."""
+        path = self.sweep_dir / LINEAGE_NAME
+        path.touch()
+        return path
 
     def _hang_up(self, child: subprocess.Popen[bytes]) -> None:
         """Closes the child's standard input, which is SIGTERM to it; a signal would leave its listener waiting."""
@@ -199,11 +137,19 @@ class SweepProcess:
         except BrokenPipeError:
             raise self._end_of(child) from None
 
+    def _silent_end(self) -> SweepError:
+        assert self._child is not None, "nothing is told before `go`"
+        return self._bug(f"its process ended with exit code {self._child.wait()}")
+
+    @property
+    def _log(self) -> str:
+        return str(self.sweep_dir / LOG_NAME)
+
     def _end_of(self, child: subprocess.Popen[bytes]) -> PlatoError:
         """Returns why a process ended that nobody had followed yet."""
         code = child.wait()
         with contextlib.suppress(queue.Empty):
-            while (event := self._events.get(timeout=_TICK_S)) is not None:
+            while (event := self._events.get(timeout=TICK_S)) is not None:
                 if isinstance(event, Failed):
                     return self._bug(event.message) if event.error_type == "bug" else event.error()
         return self._bug(f"its process ended with exit code {code}")
@@ -215,9 +161,6 @@ class SweepProcess:
                 if event is not None:
                     self._events.put(event)
         self._events.put(None)
-
-    def _bug(self, what: str) -> SweepError:
-        return SweepError(f"sweep {self.sweep_id} failed: {what}; its log is {self.sweep_dir / LOG_NAME}")
 
 
 def kill_session(session: int) -> None:
@@ -236,40 +179,3 @@ def _session_of(pid: int) -> int | None:
         return os.getsid(pid)
     except OSError:
         return None
-
-
-_prepared: SweepProcess | None = None
-
-
-def prepare(config: SweepConfig) -> SweepProcess:
-    """Starts a sweep's process ahead of the flow, so that Ray loads while Prefect starts."""
-    global _prepared
-    _prepared = SweepProcess(config)
-    return _prepared
-
-
-def is_prepared() -> bool:
-    """Says whether a process was started ahead: by a command line, which has checked its config."""
-    return _prepared is not None
-
-
-def adopt(config: SweepConfig) -> SweepProcess:
-    """Returns the process that was started ahead for this very config, or a new one.
-
-    That of a sweep that goes on starts with `go` only: its training may be done, and Ray takes seconds to load.
-    """
-    global _prepared
-    prepared, _prepared = _prepared, None
-    if prepared is not None and prepared.config == config:
-        return prepared
-    if prepared is not None:
-        prepared.release()
-    return SweepProcess(config, at_once=config.resume is None)
-
-
-def discard() -> None:
-    """Ends a process that was started ahead and never adopted."""
-    global _prepared
-    prepared, _prepared = _prepared, None
-    if prepared is not None:
-        prepared.release()

@@ -1,4 +1,4 @@
-"""What the parent tells the sweep's process, one JSON line each on its standard input."""
+"""What whoever runs a sweep is told: its process in two JSON lines on its standard input, a job in one variable."""
 
 from __future__ import annotations
 
@@ -36,3 +36,21 @@ class Go(BaseModel):
     tracking_uri: str
     experiment_id: str
     parent_run_id: str
+
+
+class SweepOrder(BaseModel):
+    """All of it at once, for a sweep on other machines.
+
+    Attributes:
+        sweep_id: The sweep's name; its folder on those machines is called so too.
+        config: The resolved sweep config; where the folder is and on which Ray it runs is theirs to say.
+        go: Where it is tracked.
+        ended: The trials whose runs somebody has ended meanwhile, as its last job had died: trial id to run id.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    sweep_id: str
+    config: dict[str, Any]
+    go: Go
+    ended: dict[str, str] = {}

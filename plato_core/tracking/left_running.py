@@ -38,7 +38,7 @@ def end_left_running(
     parent: ParentRun | None,
     *,
     ended_ms: int,
-    error: str,
+    error: str | None,
     found: Callable[[list[LeftRun]], None],
 ) -> list[LeftRun]:
     """End the runs of one sweep that are RUNNING: they become KILLED, and the parent says why.
@@ -49,7 +49,7 @@ def end_left_running(
         sweep_id: The sweep; its runs are those with this tag.
         parent: The sweep's own run, if it is known which one that is.
         ended_ms: When the sweep died, in milliseconds since the epoch: the end of the runs.
-        error: The tag `plato.error` of the parent.
+        error: The tag `plato.error` of the parent; None leaves the parent alone.
         found: Called with the runs before the first of them is ended.
 
     Returns:
@@ -64,13 +64,15 @@ def end_left_running(
     client = make_client(tracking_uri)
     with tracking_errors(tracking_uri):
         runs = [run for run in _runs(client, experiment_name, sweep_id, parent) if run.info.status == "RUNNING"]
+    if error is None:
+        runs = [run for run in runs if "plato.trial_id" in run.data.tags]
     # The sweep's own last: as long as it is RUNNING, something is left to do.
     runs.sort(key=lambda run: "plato.trial_id" not in run.data.tags)
     left = [LeftRun(run.info.run_id, run.data.tags.get("plato.trial_id")) for run in runs]
     found(left)
     with tracking_errors(tracking_uri):
         for run, what in zip(runs, left, strict=True):
-            if what.trial_id is None:
+            if what.trial_id is None and error is not None:
                 client.set_tag(what.run_id, "plato.error", error)
             client.set_terminated(what.run_id, "KILLED", max(run.info.start_time, ended_ms))
     return left

@@ -86,3 +86,19 @@ class RunTable(dict[str, RunRecord]):
     def save(self, path: Path | None = None) -> None:
         """Write them down, where they were read if nothing else is said."""
         write_json(path or self._path, {key: record.to_json() for key, record in list(self.items())})
+
+
+def note_ended(spool: Path, runs: dict[str, str]) -> None:
+    """Have trials that go on say RUNNING first, as somebody else has ended their runs.
+
+    Args:
+        spool: The sweep's spool, as for `RunTable.of_spool`.
+        runs: Trial id to run id.
+    """
+    if not runs:
+        return
+    table = RunTable.of_spool(spool)
+    for trial_id, run_id in runs.items():
+        record = table.record(trial_id)
+        record.run_id, record.ended = run_id, True
+    table.save()

@@ -21,6 +21,8 @@ from aml_jobs import laptop_env
 from aml_worker_bed import POOL, Bed, GuardedServer
 from stack import ROOT, project_copy
 
+from plato_core.training.metrics import EPISODE_METRICS
+
 PASSWORD = "the-password-of-this-server"
 LEFT_ABOUT = "a-password-that-somebody-left-in-the-project"
 SHORT: dict[str, Any] = {
@@ -38,7 +40,40 @@ SHORT: dict[str, Any] = {
         "model_config": {"fcnet_hiddens": [16], "fcnet_activation": "tanh", "vf_share_layers": False},
     },
 }
+# In processes of their own: the SDKs keep what they know of a workspace.
+RUNS = """
+import json, sys
+from plato_core.reading import reading_uri
+from plato_core.tracking.client import make_client
+client = make_client(reading_uri(None, None))
+experiment = client.get_experiment_by_name(sys.argv[1])
+found = []
+for run in client.search_runs([experiment.experiment_id]):
+    series = {
+        name: sorted((point.step, point.value) for point in client.get_metric_history(run.info.run_id, name))
+        for name in run.data.metrics
+    } if "mlflow.parentRunId" in run.data.tags else {}
+    found.append({"id": run.info.run_id, "status": run.info.status, "tags": run.data.tags, "series": series,
+                  "params": run.data.params})
+print(json.dumps(found))
+"""
 NODE = "--num-cpus=1 --object-store-memory=100000000"
+
+
+def on_a_laptop(emulator: Emulator, folder: Path, code: str, *arguments: str) -> Any:
+    """Runs code in a laptop's folder, with the project's flows to import; returns the JSON of its last line."""
+    environment = laptop_env(emulator)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=folder,
+        env=environment | {"PYTHONPATH": f"{ROOT / 'flows'}:{environment['PYTHONPATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=200.0,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 @dataclass
@@ -73,20 +108,12 @@ class AmlStack:
         """A new folder with nothing but the workspace's `config.json`, as the portal gives it."""
         return self.emulator.workspace_config(self.folder / name).parent
 
-    def on_the_laptop(self, folder: Path, code: str, *arguments: str) -> dict[str, Any]:
-        """Runs code in a laptop's folder, with the project's flows to import; returns the JSON of its last line."""
-        environment = laptop_env(self.emulator)
-        done = subprocess.run(
-            [sys.executable, "-c", code, *arguments],
-            cwd=folder,
-            env=environment | {"PYTHONPATH": f"{ROOT / 'flows'}:{environment['PYTHONPATH']}"},
-            capture_output=True,
-            text=True,
-            timeout=200.0,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return json.loads(done.stdout.splitlines()[-1])
+    def on_the_laptop(self, folder: Path, code: str, *arguments: str) -> Any:
+        return on_a_laptop(self.emulator, folder, code, *arguments)
+
+    def runs_of(self, experiment: str, laptop: str) -> list[dict[str, Any]]:
+        """All runs of an experiment in the workspace, with the series of the trials."""
+        return self.on_the_laptop(self.laptop(laptop), RUNS, experiment)
 
     def messages(self, run_id: str) -> list[str]:
         """The flow run's log in Prefect."""
@@ -118,13 +145,19 @@ def running_aml_stack(folder: Path) -> Iterator[AmlStack]:
             yield AmlStack(folder, bed)
 
 
-def _project(folder: Path, **job_variables: Any) -> Path:
-    """A copy of this project, whose deployment `aml` is a small sweep on two nodes."""
+def project_of_jobs(folder: Path) -> Path:
+    """Returns a copy of this project as jobs need it."""
     project = project_copy(folder)
     for name in ("plato_core", "tasks"):
         shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in (".amlignore", "pyproject.toml"):
         shutil.copy(ROOT / name, project)
+    return project
+
+
+def _project(folder: Path, **job_variables: Any) -> Path:
+    """A copy of this project, whose deployment `aml` is a small sweep on two nodes."""
+    project = project_of_jobs(folder)
     (project / ".env").write_text(f"SOME_PASSWORD={LEFT_ABOUT}\n")
     content = yaml.safe_load((file := project / "prefect.yaml").read_text())
     [deployment] = [one for one in content["deployments"] if one["name"] == "aml"]
@@ -141,3 +174,12 @@ def _project(folder: Path, **job_variables: Any) -> Path:
     }
     file.write_text(yaml.safe_dump(content, sort_keys=False))
     return project
+
+
+def assert_whole(series: dict[str, list[tuple[int, float]]], iterations: int) -> None:
+    """Each series has every step once; those of episodes only the iterations in which one ended."""
+    steps = list(range(1, iterations + 1))
+    assert "training_iteration" in series
+    for name, points in series.items():
+        mine = [step for step, _ in points]
+        assert mine == steps or (name in EPISODE_METRICS and set(mine) < set(steps) and mine == sorted(set(mine))), name

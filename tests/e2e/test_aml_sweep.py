@@ -11,34 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aml_stack import LEFT_ABOUT, PASSWORD, SHORT, AmlStack, running_aml_stack
+from aml_stack import LEFT_ABOUT, PASSWORD, SHORT, AmlStack, assert_whole, running_aml_stack
 from prefect_server import wait_for
 from thorough import thorough
 
 from plato_core.manifest import read_manifest, verify
-from plato_core.training.metrics import EPISODE_METRICS
 
 pytestmark = pytest.mark.timeout(900)
 EXPERIMENT = SHORT["experiment_name"]
 TRIALS, ITERATIONS = SHORT["num_tune_samples"], SHORT["max_iterations"]
 LONGER = 12
 # In processes of their own: the SDKs keep what they know of a workspace.
-RUNS = """
-import json, sys
-from plato_core.reading import reading_uri
-from plato_core.tracking.client import make_client
-client = make_client(reading_uri(None, None))
-experiment = client.get_experiment_by_name(sys.argv[1])
-found = []
-for run in client.search_runs([experiment.experiment_id]):
-    series = {
-        name: sorted((point.step, point.value) for point in client.get_metric_history(run.info.run_id, name))
-        for name in run.data.metrics
-    } if "mlflow.parentRunId" in run.data.tags else {}
-    found.append({"id": run.info.run_id, "status": run.info.status, "tags": run.data.tags, "series": series,
-                  "params": run.data.params})
-print(json.dumps(found))
-"""
 FETCH = """
 from get_mlflow_artifacts import get_top_run, list_experiments
 experiments = list_experiments()
@@ -99,12 +82,7 @@ def sweep(stack: AmlStack) -> Sweep:
 
 @pytest.fixture(scope="module")
 def runs(stack: AmlStack, sweep: Sweep) -> list[dict[str, Any]]:
-    return runs_of(stack, EXPERIMENT, "somewhere-else")
-
-
-def runs_of(stack: AmlStack, experiment: str, laptop: str) -> list[dict[str, Any]]:
-    """All runs of an experiment in the workspace, with the series of the trials."""
-    return stack.on_the_laptop(stack.laptop(laptop), RUNS, experiment)  # type: ignore[return-value]
+    return stack.runs_of(EXPERIMENT, "somewhere-else")
 
 
 def test_the_command_tells_that_the_run_is_completed(stack: AmlStack, sweep: Sweep) -> None:
@@ -190,7 +168,7 @@ def test_a_cancelled_sweep_goes_on_in_a_new_job_under_the_same_parent(stack: Aml
     [sweep] = set(stack.sweeps()) - before
     way_on = f"to go on with it, retry this run, or: prefect deployment run sweep/aml -p resume={sweep.name}"
     assert f"stopped; {way_on}" in stack.messages(run_id)
-    by_id = {run["id"]: run for run in runs_of(stack, experiment, "after-the-cancel")}
+    by_id = {run["id"]: run for run in stack.runs_of(experiment, "after-the-cancel")}
     assert len(by_id) == TRIALS + 1
     ended = {run["status"] for name, run in by_id.items() if name != first}
     assert "KILLED" in ended
@@ -201,7 +179,7 @@ def test_a_cancelled_sweep_goes_on_in_a_new_job_under_the_same_parent(stack: Aml
     assert bed.job_ended(second) == "Completed", stack.emulator.log(second)
     assert bed.ended(run_id)["state_name"] == "Completed"
     assert len(set(stack.sweeps()) - before) == 1
-    after = {run["id"]: run for run in runs_of(stack, experiment, "after-the-retry")}
+    after = {run["id"]: run for run in stack.runs_of(experiment, "after-the-retry")}
     other = after.pop(second)
     assert after.keys() == by_id.keys()
     assert other["tags"]["plato.resumes"] == first
@@ -230,12 +208,3 @@ def test_no_secret_is_anywhere_and_nobody_else_was_called(stack: AmlStack, sweep
             continue
         assert not [value for value in hidden if value.encode() in content], path
     assert stack.emulator.refused() == []
-
-
-def assert_whole(series: dict[str, list[tuple[int, float]]], iterations: int) -> None:
-    """Each series has every step once; those of episodes only the iterations in which one ended."""
-    steps = list(range(1, iterations + 1))
-    assert "training_iteration" in series
-    for name, points in series.items():
-        mine = [step for step, _ in points]
-        assert mine == steps or (name in EPISODE_METRICS and set(mine) < set(steps) and mine == sorted(set(mine))), name

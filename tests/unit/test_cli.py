@@ -67,7 +67,7 @@ def test_help_shows_every_flag_with_the_settings_own_words(capsys: pytest.Captur
 
 def test_every_flag_but_the_commands_own_is_a_setting() -> None:
     flags = {name for names in GROUPS.values() for name in names}
-    assert flags - {"config", "json"} <= set(SweepConfig.model_fields)
+    assert flags - {"config", "json", "job_variable"} <= set(SweepConfig.model_fields)
 
 
 def test_the_installed_command_has_the_sweep(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ DEPLOYMENTS = {deployment["name"]: deployment for deployment in deployments(PROJ
 
 
 def test_the_deployments_are_there() -> None:
-    assert set(DEPLOYMENTS) == {"local", "nightly", "aml", "nightly-aml"}
+    assert set(DEPLOYMENTS) == {"local", "nightly", "local-aml", "aml", "nightly-aml"}
 
 
 @pytest.mark.parametrize("name", DEPLOYMENTS)
@@ -52,7 +52,7 @@ def test_nights_on_azure_ml_wait_until_they_are_switched_on() -> None:
     assert schedule["active"] is False
 
 
-@pytest.mark.parametrize("name", [name for name in DEPLOYMENTS if name.endswith("aml")])
+@pytest.mark.parametrize("name", [name for name in DEPLOYMENTS if DEPLOYMENTS[name]["work_pool"]["name"] == "aml"])
 def test_an_azure_ml_pool_knows_each_variable_that_a_deployment_sets(name: str) -> None:
     from plato_core.aml.pool import AzureMLVariables
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from plato_core import executions
 from plato_core.config import SweepConfig
 from plato_core.config_form import form_values, from_form
 from plato_core.config_sources import load_config
@@ -121,11 +122,11 @@ def test_a_process_that_was_started_ahead_in_vain_gives_the_sweep_back(
     storage: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process.SweepProcess, "_start", lambda self: None)
-    process.prepare(going_on(storage, 50))
-    with process.adopt(going_on(storage, 80)) as adopted:
+    executions.prepare(going_on(storage, 50))
+    with executions.adopt(going_on(storage, 80)) as adopted:
         assert adopted.config.max_iterations == 80
-    process.prepare(going_on(storage, 80))
-    process.discard()
+    executions.prepare(going_on(storage, 80))
+    executions.discard()
     assert not folder.has_parent(storage / OLD)
     assert not folder.is_running(storage / OLD)
 

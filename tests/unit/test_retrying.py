@@ -7,9 +7,10 @@ import pytest
 
 from plato_core.config import SweepConfig
 from plato_core.errors import ConfigError
+from plato_core.executions import adopt
 from plato_core.resuming import note_flow_run, sweep_of, wait_for_end
 from plato_core.sweep import folder
-from plato_core.sweep.process import SweepProcess, adopt
+from plato_core.sweep.process import SweepProcess
 
 FIRST, SECOND = "20260801-020000-aaaaaa", "20260802-020000-bbbbbb"
 

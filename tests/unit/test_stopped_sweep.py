@@ -35,7 +35,6 @@ def child_of(process: SweepProcess) -> subprocess.Popen[bytes]:
 @pytest.fixture
 def hanging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SweepProcess]:
     monkeypatch.setattr(processes, "STOP_S", 0.1)
-    monkeypatch.setattr(processes, "_TICK_S", 0.01)
     settings = {"storage_path": str(tmp_path), "num_tune_samples": 1, "max_iterations": 1}
     with SweepProcess(SweepConfig.from_flow_parameters(settings)) as process:
         os.kill(child_of(process).pid, signal.SIGSTOP)

@@ -1,0 +1,78 @@
+"""The settings of a job that runs only a sweep: `compute: aml` and `job_variables` of a sweep's config."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import ConfigDict, Field, ValidationError
+
+from plato_core.aml.fields import JobFields
+from plato_core.config import SweepConfig
+from plato_core.config_errors import config_error
+from plato_core.errors import AmlError, ConfigError
+
+_THIS_MACHINE = ("localhost", "127.0.0.1", "::1", "0.0.0.0")
+
+
+class SweepJobFields(JobFields):
+    """What can stand in `job_variables`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    env: dict[str, str] = Field(default_factory=dict, description="Environment variables of the job; no secrets.")
+
+
+def settings_of(config: SweepConfig) -> SweepJobFields:
+    """Return the settings of a sweep's job.
+
+    Raises:
+        ConfigError: One is not known or not possible; one line.
+    """
+    given: dict[str, Any] = {name: value for name, value in config.job_variables.items() if value is not None}
+    try:
+        return SweepJobFields.model_validate(given)
+    except ValidationError as error:
+        raise config_error(error, SweepJobFields, lambda path: ".".join(("job_variables", *path))) from None
+
+
+def tracked(config: SweepConfig) -> SweepConfig:
+    """Return a sweep's config with the store that it is tracked in: that of a job is its workspace unless it says so.
+
+    Raises:
+        ConfigError: A setting is not possible, no workspace is found, or the store is one of this machine.
+        AmlError: Nobody is signed in, or Azure knows no such workspace.
+    """
+    if config.compute != "aml":
+        return config
+    settings = settings_of(config)
+    if config.tracking_uri is None:
+        from plato_core.aml.clouds import tracking_uri_of
+        from plato_core.tracking.azure import canonical
+
+        return config.model_copy(update={"tracking_uri": canonical(tracking_uri_of(settings.find_workspace()))})
+    parts = urlsplit(config.tracking_uri)
+    if parts.scheme.startswith("sqlite") or parts.hostname in _THIS_MACHINE:
+        raise ConfigError(
+            f"tracking_uri: {config.tracking_uri!r} is on this machine, and the sweep trains in an Azure ML job; leave "
+            "it out (MLFLOW_TRACKING_URI too), which means the workspace, or give a store that the job reaches"
+        )
+    return config
+
+
+def check_job(config: SweepConfig) -> None:
+    """Check what can be known of a sweep's job before it is paid for: its settings, its code, its cluster.
+
+    Raises:
+        ConfigError: One is not as it must be; one line.
+        AmlError: Azure ML cannot be asked.
+    """
+    from plato_core.aml.client import JobClient
+
+    settings = settings_of(config)
+    try:
+        JobClient(settings.find_workspace()).check_compute(settings.compute, settings.instance_count)
+    except ConfigError as error:
+        raise ConfigError(f"job_variables: {error}") from None
+    except AmlError as error:
+        raise ConfigError(f"compute: {error}") from None
