@@ -6,6 +6,8 @@ from here has lasted for some seconds. A job is submitted under a name of its ow
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -122,7 +124,8 @@ class JobClient:
             AmlError: Azure ML refuses or cannot be asked.
         """
         job = command_job(spec)
-        return _state(self._call(lambda: self._ml.jobs.create_or_update(job)))
+        with _silenced():
+            return _state(self._call(lambda: self._ml.jobs.create_or_update(job)))
 
     def cancel(self, name: str) -> None:
         """Ask that a job is cancelled; one that has ended stays as it is.
@@ -264,6 +267,24 @@ class JobClient:
             raise
         except (AzureError, MlException, OSError) as error:
             raise translated(error) from None
+
+
+class _NotFrom:
+    """Standard error without what one thread writes there."""
+
+    def __init__(self, thread: int, inner: Any) -> None:
+        self._thread, self._inner = thread, inner
+
+    def write(self, text: str) -> int:
+        return len(text) if threading.get_ident() == self._thread else self._inner.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+def _silenced() -> contextlib.AbstractContextManager[Any]:
+    """Keeps off the terminal what the SDK prints for an upload: colours and blank lines, `show_progress` or not."""
+    return contextlib.redirect_stderr(_NotFrom(threading.get_ident(), sys.stderr))  # type: ignore[type-var]
 
 
 def _state(job: Any) -> JobState:

@@ -1,20 +1,24 @@
-"""`--compute aml`: the flow on a laptop, with no Prefect server of its own, and its sweep a job of emulated Azure ML."""
+"""`--compute aml`: the flow on a laptop, with no Prefect server of its own; its sweep a job of emulated Azure ML."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 from aml_bed import Emulator, inherited_env, running_emulator
-from aml_stack import NODE, SHORT, project_of_jobs
-from product import Product, Script
+from aml_stack import NODE, RUNS, SHORT, assert_whole, on_a_laptop, project_of_jobs
+from product import Product, Script, marked, wait_until
+from thorough import thorough
 
 from plato_core.manifest import read_manifest, verify
 
 pytestmark = pytest.mark.timeout(900)
-TRIALS, ITERATIONS = 3, 6
+TRIALS, LONGER = 3, 12
 
 
 @pytest.fixture(scope="module")
@@ -31,33 +35,145 @@ def laptop(emulator: Emulator, tmp_path: Path, prefect_home: Path) -> Iterator[P
     """The project's folder on somebody's laptop, with the workspace's `config.json` in it."""
     project = project_of_jobs(tmp_path)
     emulator.workspace_config(project)
-    settings = SHORT["hyperparameters"] | {"min_time_s_per_iteration": 0.1}
-    (config := tmp_path / "short.yaml").write_text(json.dumps({"hyperparameters": settings}))
+    settings = {"hyperparameters": SHORT["hyperparameters"] | {"min_time_s_per_iteration": 1.0}}
+    (config := tmp_path / "short.yaml").write_text(json.dumps(settings))
     environment = inherited_env() | emulator.env() | {"PREFECT_HOME": str(prefect_home)}
     with Product(project, environment, config) as product:
         yield product
 
 
-def start(laptop: Product, *more: str, nodes: int = 1, iterations: int = ITERATIONS) -> Script:
+def start(laptop: Product, experiment: str, nodes: int, iterations: int) -> Script:
     return laptop.start(
         "--compute", "aml", "--preset", "test-local", "--config", laptop.short_config, "--json", "--seed", "3",
-        "--num-tune-samples", str(TRIALS), "--max-iterations", str(iterations), "--perturbation-interval", "2",
-        "--job-variable", f"instance_count={nodes}", "--job-variable", "poll_interval_s=0.5",
-        "--job-variable", f"ray_head_arguments='{NODE}'", "--job-variable", f"ray_worker_arguments='{NODE}'",
-        *more, program=laptop.folder / "flows" / "sweep_and_fetch.py",
+        "--experiment-name", experiment, "--num-tune-samples", str(TRIALS), "--max-iterations", str(iterations),
+        "--perturbation-interval", "2", "--job-variable", f"instance_count={nodes}",
+        "--job-variable", "poll_interval_s=0.5",
+        "--job-variable", f"ray_head_arguments={NODE}", "--job-variable", f"ray_worker_arguments={NODE}",
+        program=laptop.folder / "flows" / "sweep_and_fetch.py",
     )  # fmt: skip
 
 
-def test_the_checkpoint_is_on_the_laptop_at_the_end(laptop: Product, emulator: Emulator) -> None:
-    before = set(emulator.jobs())
-    script = start(laptop, "--experiment-name", "from-home", nodes=2)
+def resume(laptop: Product) -> Script:
+    return laptop.start("--resume", "last", "--json", program=laptop.folder / "flows" / "sweep_and_fetch.py")
+
+
+def sweep_that_trains(laptop: Product, emulator: Emulator, script: Script) -> str:
+    """Waits until each of two trials has a checkpoint in the datastore; returns the sweep's id."""
+    found = emulator.datastore("plato/sweeps")
+
+    def name() -> str:
+        return next((path.name for path in (laptop.folder / ".plato" / "sweeps").glob("*-*-*")), "none")
+
+    def written() -> bool:
+        assert script.process.poll() is None, script.said
+        return len({path.parents[1] for path in found.glob(f"{name()}/tune/*/*/manifest.json")}) >= 2
+
+    wait_until(written, "two trials have a checkpoint", 300)
+    return name()
+
+
+def result_of(script: Script) -> dict[str, Any]:
     assert script.wait(400) == 0, script.said
-    result = json.loads(script.stdout.splitlines()[-1])
+    return json.loads(script.stdout.splitlines()[-1])
+
+
+def runs_of(laptop: Product, emulator: Emulator, experiment: str) -> dict[str, dict[str, Any]]:
+    """The runs of an experiment by id."""
+    return {run["id"]: run for run in on_a_laptop(emulator, laptop.folder, RUNS, experiment)}
+
+
+def assert_one_sweep(runs: dict[str, dict[str, Any]], result: dict[str, Any], jobs: list[str], iterations: int) -> None:
+    """One parent with its children, and a run of each job that says whose it is; every series is whole."""
+    parent = result["parent_run_id"]
+    children = [run for name, run in runs.items() if name not in (parent, *jobs)]
+    assert (len(runs), len(children)) == (1 + len(jobs) + TRIALS, TRIALS)
+    assert runs[parent]["status"] == "FINISHED"
+    for job in jobs:
+        assert runs[job]["tags"]["plato.resumes"] == parent
+    for run in children:
+        assert run["tags"]["mlflow.parentRunId"] == parent
+        assert run["status"] == "FINISHED"
+        assert_whole(run["series"], iterations)
     checkpoint = Path(result["checkpoint_path"])
-    assert checkpoint.is_relative_to(laptop.folder / "model_checkpoints")
     assert verify(checkpoint, read_manifest(checkpoint)) == []
-    [job] = set(emulator.jobs()) - before
-    assert job == f"ps-{result['sweep_id']}-000"
-    assert result["slots"] == 2
-    assert result["trials"] == TRIALS
-    print(script.said)
+
+
+def test_the_checkpoint_is_on_the_laptop_at_the_end(laptop: Product, emulator: Emulator) -> None:
+    script = start(laptop, "from-home", nodes=2, iterations=4)
+    result = result_of(script)
+    assert Path(result["checkpoint_path"]).is_relative_to(laptop.folder / "model_checkpoints")
+    job = f"ps-{result['sweep_id']}-000"
+    assert (emulator.jobs(), result["slots"], result["trials"]) == ([job], 2, TRIALS)
+    assert_one_sweep(runs_of(laptop, emulator, "from-home"), result, [job], 4)
+    assert f"job {job} is Running" in script.stderr
+    assert "finished at iteration 4" in script.stderr
+    assert not emulator.refused()
+
+
+@thorough
+def test_ctrl_c_cancels_the_job_and_the_sweep_goes_on_in_a_new_one(laptop: Product, emulator: Emulator) -> None:
+    script = start(laptop, "interrupted", nodes=1, iterations=LONGER)
+    sweep = sweep_that_trains(laptop, emulator, script)
+    jobs = [f"ps-{sweep}-000", f"ps-{sweep}-001"]
+    script.interrupt()
+    assert script.wait() == 130, script.said
+    assert f"plato sweep --resume {sweep}" in script.stderr
+    wait_until(lambda: emulator.job(jobs[0])["status"] == "Canceled", "the job has ended", 60)
+    before = runs_of(laptop, emulator, "interrupted")
+    ended = {run["status"] for name, run in before.items() if name not in jobs}
+    assert "KILLED" in ended
+    assert ended <= {"KILLED", "FINISHED"}
+
+    result = result_of(resume(laptop))
+    runs = runs_of(laptop, emulator, "interrupted")
+    assert runs.keys() == before.keys() | {jobs[1]}
+    assert_one_sweep(runs, result, jobs, LONGER)
+
+
+@thorough
+def test_who_comes_after_a_client_that_was_killed_follows_its_job(laptop: Product, emulator: Emulator) -> None:
+    """Also where the job's node was taken away meanwhile, without notice."""
+    script = start(laptop, "killed", nodes=1, iterations=LONGER)
+    job = f"ps-{sweep_that_trains(laptop, emulator, script)}-000"
+    for process in marked(script.mark):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    emulator.control("preempt", job=job)
+    again = resume(laptop)
+    result = result_of(again)
+    assert f"job {job} is there already" in again.stderr
+    assert [name for name in emulator.jobs() if result["sweep_id"] in name] == [job]
+    assert emulator.job(job)["attempt"] == 2
+    assert_one_sweep(runs_of(laptop, emulator, "killed"), result, [job], LONGER)
+
+
+@thorough
+def test_a_job_that_dies_is_mourned_and_the_sweep_goes_on_in_a_new_one(laptop: Product, emulator: Emulator) -> None:
+    script = start(laptop, "dead", nodes=1, iterations=LONGER)
+    sweep = sweep_that_trains(laptop, emulator, script)
+    jobs = [f"ps-{sweep}-000", f"ps-{sweep}-001"]
+    emulator.control("kill_node", job=jobs[0], node=0)
+    assert script.wait() == 1, script.said
+    assert f"job {jobs[0]}: The job failed" in script.stderr
+    assert f"Go on with it: plato sweep --resume {sweep}" in script.stderr
+    assert "RUNNING" not in {run["status"] for run in runs_of(laptop, emulator, "dead").values()}
+    result = result_of(resume(laptop))
+    assert_one_sweep(runs_of(laptop, emulator, "dead"), result, jobs, LONGER)
+
+
+def test_what_cannot_be_a_job_is_refused_in_one_line_before_anything_is_made(
+    laptop: Product, emulator: Emulator
+) -> None:
+    before = emulator.jobs()
+    for given, said in (
+        (("--job-variable", "compute=no-such"), "workspace ws-emu has no compute 'no-such'; it has: "),
+        (("--tracking-uri", "sqlite:///mlflow.db"), "is on this machine, and the sweep trains in an Azure ML job"),
+        (("--job-variable", "instance_cuont=2"), "job_variables.instance_cuont: there is no such setting"),
+        (("--ray-address", "auto"), "compute: an Azure ML job brings its own Ray"),
+    ):
+        script = laptop.run("--compute", "aml", "--max-iterations", "1", *given)
+        assert script.process.returncode == 2, script.said
+        assert script.stderr.count("\n") == 1
+        assert said in script.stderr
+    assert not (laptop.folder / ".plato").exists()
+    assert emulator.jobs() == before

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from aml_stack import LEFT_ABOUT, PASSWORD, SHORT, AmlStack, assert_whole, running_aml_stack
 from prefect_server import wait_for
-from thorough import thorough
+from thorough import soaked
 
 from plato_core.manifest import read_manifest, verify
 
@@ -142,7 +142,7 @@ def test_the_flow_runs_log_tells_each_thing_once(stack: AmlStack, sweep: Sweep) 
     assert any(line.startswith(f"Job {sweep.job} is Running") for line in said)
 
 
-@thorough
+@soaked
 def test_a_cancelled_sweep_goes_on_in_a_new_job_under_the_same_parent(stack: AmlStack) -> None:
     bed, experiment = stack.bed, "cancelled"
     slow = json.dumps(SHORT["hyperparameters"] | {"min_time_s_per_iteration": 1})

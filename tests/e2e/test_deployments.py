@@ -17,6 +17,7 @@ import pytest
 from mlflow.entities import Run
 from product import wait_until
 from stack import Stack, project_copy, running_stack
+from thorough import thorough
 
 from plato_core.config import SweepConfig
 from plato_core.config_form import form_values
@@ -213,6 +214,7 @@ def test_a_mistake_in_the_parameters_is_one_line_and_leaves_nothing(stack: Stack
     assert sorted(stack.project.rglob(".plato/sweeps/*")) == before
 
 
+@thorough
 def test_the_schedule_fires_and_a_restart_of_the_server_loses_nothing(stack: Stack, soon: datetime) -> None:
     wait_until(lambda: runs_of(stack, "nightly", "RUNNING"), "the scheduled run begins by itself", FIRED_S)
     [run] = runs_of(stack, "nightly", "RUNNING")

@@ -8,11 +8,12 @@ import time
 
 import kills
 from product import Product, Script
-from thorough import thorough
+from thorough import soaked, thorough
 
 SEED = 20261122
 
 
+@thorough
 def test_a_killed_sweep_goes_on_to_the_same_values(product: Product, unkilled: Script) -> None:
     script = product.start(*kills.clockwork(product))
     script.wait_for_training()
@@ -42,6 +43,6 @@ def test_a_population_that_was_killed_twice_goes_on_as_one(product: Product) -> 
     kills.assert_complete(again, trials=4)
 
 
-@thorough
+@soaked
 def test_a_sweep_whose_ray_dies_fails_in_one_line_and_goes_on(product: Product) -> None:
     kills.lose_the_raylet(product, random.Random(SEED + 2).uniform(6.0, 14.0))

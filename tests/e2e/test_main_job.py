@@ -234,7 +234,7 @@ def test_the_filters_that_users_type_find_the_trials(
 
     good = search("metrics.episode_reward_mean > 0 and attributes.status = 'FINISHED'")
     assert len(good) == POPULATION
-    assert good[0] == result["top_run_id"]
+    assert good[0] == result["top_run_id"], result["warnings"]
     assert search(f"metrics.episode_reward_mean >= {TARGET} and params.env = 'CartPole-v1'")[0] == result["top_run_id"]
     assert len(search(f"tags.mlflow.parentRunId = '{result['parent_run_id']}'")) == POPULATION
     assert search("params.sgd_minibatch_size = '1'") == []

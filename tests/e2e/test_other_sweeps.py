@@ -11,7 +11,7 @@ import httpx
 import pytest
 from product import Product, Script, Server, free_port, mlflow_server
 from store import tracked
-from thorough import thorough
+from thorough import SOAKED, thorough
 
 from plato_core.config import SweepConfig
 from plato_core.manifest import read_manifest, verify
@@ -36,8 +36,9 @@ def result_of(script: Script) -> dict[str, Any]:
     return result
 
 
-@thorough
-@pytest.mark.parametrize("env_name", ["Acrobot-v1", "Pendulum-v1"])
+@pytest.mark.parametrize(
+    "env_name", [pytest.param("Acrobot-v1", marks=thorough), pytest.param("Pendulum-v1", marks=SOAKED)]
+)
 def test_another_environment_runs_through_to_its_budget(product: Product, env_name: str) -> None:
     (product.folder / "long.yaml").write_text(LONG_ITERATIONS)
     result = result_of(
@@ -50,6 +51,7 @@ def test_another_environment_runs_through_to_its_budget(product: Product, env_na
     assert result["checkpoint_iteration"] <= 2
 
 
+@thorough
 def test_dqn_runs_through_with_its_own_preset(product: Product) -> None:
     script = product.run(
         "--test-local",

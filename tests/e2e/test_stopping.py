@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from product import SHORT_CONFIG, Product, Script, wait_until
 from store import statuses, tracked
+from thorough import thorough
 
 from plato_core.manifest import read_manifest, verify
 from plato_core.sweep.folder import read_end
@@ -52,7 +53,9 @@ def state_of_the_run(prefect_home: Path, sweep_id: str) -> tuple[str, str]:
     return found
 
 
-@pytest.mark.parametrize(("how", "code", "said"), [("Ctrl-C", 130, "Ctrl-C"), ("SIGTERM", 143, "SIGTERM")])
+@pytest.mark.parametrize(
+    ("how", "code", "said"), [("Ctrl-C", 130, "Ctrl-C"), pytest.param("SIGTERM", 143, "SIGTERM", marks=thorough)]
+)
 def test_a_sweep_that_is_stopped_ends_in_order_and_goes_on(
     product: Product, prefect_home: Path, how: str, code: int, said: str
 ) -> None:

@@ -79,6 +79,7 @@ def nodes_of_trials(script: Script) -> dict[str, str]:
     return found
 
 
+@thorough
 def test_trials_train_on_both_nodes_once_both_are_there(product: Product, cluster: Cluster) -> None:
     script = sweep(product, cluster)
     wait_until(lambda: "waiting for Ray nodes: 1 of 2" in script.stderr, "it says what it waits for", 90)

@@ -16,7 +16,7 @@ import pytest
 from mlflow.entities import Run
 from product import wait_until
 from stack import Stack, project_copy, running_stack
-from thorough import thorough
+from thorough import SOAKED, thorough
 
 from plato_core.stack.parts import WORKER
 from plato_core.stack.processes import SUPERVISOR, marked
@@ -176,6 +176,7 @@ def test_a_retry_goes_on_with_the_sweep_that_the_run_had_begun(stack: Stack) -> 
     assert len(list(folder.parent.glob("*/config.yaml"))) == 1
 
 
+@thorough
 def test_what_was_done_is_not_done_again(stack: Stack) -> None:
     results = stack.folder / "prefect" / "storage"
     run = start(stack, max_iterations=8)
@@ -200,6 +201,7 @@ def test_what_was_done_is_not_done_again(stack: Stack) -> None:
     assert "| 8 |" in (folder / "summary.md").read_text()  # what the first attempt saw is not lost
 
 
+@thorough
 def test_a_run_without_its_worker_lives_on_says_so_and_can_be_cancelled(stack: Stack) -> None:
     run = start(stack, max_iterations=100_000)
     folder = wait_for_training(stack, run)
@@ -218,7 +220,7 @@ def test_a_run_without_its_worker_lives_on_says_so_and_can_be_cancelled(stack: S
     assert [one.info.status for one in (parent, *trials)] == ["KILLED"] * 3
 
 
-@pytest.mark.parametrize("how", ["the command", pytest.param("the UI", marks=thorough)])
+@pytest.mark.parametrize("how", [pytest.param("the command", marks=thorough), pytest.param("the UI", marks=SOAKED)])
 def test_a_cancelled_run_ends_in_order_and_goes_on(stack: Stack, how: str) -> None:
     run = start(stack)
     folder = wait_for_training(stack, run)

@@ -19,6 +19,7 @@ import pytest
 from aml_bed import running_emulator
 from prefect_server import PrefectServer, wait_for
 from stack import ROOT, free_ports
+from thorough import thorough
 
 FLOW = """\
 import os, time
@@ -299,6 +300,7 @@ def test_the_ranks_of_an_mpi_job_make_one_ray_and_end_together(bed: Bed) -> None
     assert not _rays_of(bed)
 
 
+@thorough
 def test_a_rank_that_comes_when_the_work_is_done_ends_too(bed: Bed) -> None:
     with Mpi(bed, "work", at_once=1) as job:
         wait_for(lambda: bed.state(job.flow_run) == "COMPLETED", "the work is done", 120)
@@ -306,6 +308,7 @@ def test_a_rank_that_comes_when_the_work_is_done_ends_too(bed: Bed) -> None:
         assert job.end() == [0, 0]
 
 
+@thorough
 def test_a_rank_whose_head_dies_fails(bed: Bed) -> None:
     (bed.folder / "stay").touch()
     with Mpi(bed) as job:

@@ -12,7 +12,7 @@ import pytest
 from aml_bed import running_emulator
 from aml_worker_bed import POOL, Bed, GuardedServer, project
 from prefect_server import wait_for
-from thorough import thorough
+from thorough import SOAKED, thorough
 
 from plato_core.aml.workspace import Workspace
 
@@ -165,7 +165,7 @@ def test_a_run_that_is_cancelled_while_it_runs_ends_in_order(bed: Bed) -> None:
 
 
 @pytest.mark.usefixtures("worker")
-@pytest.mark.parametrize("notice_s", [30.0, pytest.param(0.0, marks=thorough)])
+@pytest.mark.parametrize("notice_s", [pytest.param(30.0, marks=thorough), pytest.param(0.0, marks=SOAKED)])
 def test_a_job_taken_from_its_node_waits_and_starts_again(bed: Bed, notice_s: float) -> None:
     run_id = bed.start({"seconds": 5})
     wait_for(lambda: "printed by the flow" in said(bed, run_id), "the flow runs")

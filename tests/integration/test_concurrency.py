@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from prefect_server import PrefectServer, wait_for
+from thorough import soaked, thorough
 
 FLOW = """
 import time
@@ -90,6 +91,7 @@ def states(server: PrefectServer, run: dict[str, Any]) -> set[str]:
     return {state["name"] for state in server.request("GET", f"/flow_run_states/?flow_run_id={run['id']}")}
 
 
+@thorough
 @pytest.mark.usefixtures("worker")
 def test_two_runs_of_a_deployment_that_takes_one_at_a_time(server: PrefectServer) -> None:
     enqueued, cancelled = start_two(server, "enqueue"), start_two(server, "cancel")
@@ -107,6 +109,7 @@ def test_two_runs_of_a_deployment_that_takes_one_at_a_time(server: PrefectServer
     assert "Running" not in states(server, refused)
 
 
+@soaked
 @pytest.mark.usefixtures("worker")
 def test_two_runs_of_a_pool_that_takes_one_at_a_time(server: PrefectServer) -> None:
     server.request("PATCH", "/work_pools/local", {"concurrency_limit": 1})
@@ -115,6 +118,7 @@ def test_two_runs_of_a_pool_that_takes_one_at_a_time(server: PrefectServer) -> N
     assert moment(second["start_time"]) >= moment(first["end_time"])
 
 
+@soaked
 def test_a_place_under_a_limit_outlives_a_restart_of_the_server(server: PrefectServer) -> None:
     server.request("POST", "/v2/concurrency_limits/", {"name": "one at a time", "limit": 1})
     asked = {"names": ["one at a time"], "slots": 1, "mode": "concurrency", "lease_duration": 300}

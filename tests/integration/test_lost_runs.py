@@ -18,7 +18,7 @@ from uuid import uuid4
 import pytest
 from prefect_server import PrefectServer, wait_for
 from stack import ROOT
-from thorough import thorough
+from thorough import soaked, thorough
 
 from plato_core import config_yaml
 from plato_core.automations import LOST
@@ -130,6 +130,7 @@ def test_the_dead_are_marked_and_no_other(server: PrefectServer) -> None:
     assert left == ["Running", "Running", "Completed", "AwaitingRetry", "Paused", "Cancelled"]
 
 
+@thorough
 def test_installing_again_changes_nothing_and_respects_the_switch(server: PrefectServer, tmp_path: Path) -> None:
     install(server)
     before, other = automations(server)
@@ -158,7 +159,7 @@ def test_one_of_the_same_name_that_does_something_else_is_left_alone(server: Pre
     remove(server)
 
 
-@thorough
+@soaked
 @pytest.mark.timeout(500)
 def test_a_killed_process_is_marked_and_a_busy_one_beside_it_is_not(server: PrefectServer, tmp_path: Path) -> None:
     """With true heartbeats, the shortest that Prefect has, and a restart of the server between two of them."""

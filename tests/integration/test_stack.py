@@ -13,6 +13,7 @@ import pytest
 from prefect_server import wait_for
 from small_project import small_project
 from stack import Stack, new_stack
+from thorough import thorough
 
 from plato_core.stack.processes import marked
 from plato_core.stack.settings import MLFLOW, PREFECT, WORKER
@@ -184,6 +185,7 @@ def test_up_with_another_port_is_told_of_the_one_in_use(stack: Stack) -> None:
     assert "plato down" in done.stderr
 
 
+@thorough
 def test_parts_that_are_killed_come_back_and_a_run_goes_on_meanwhile(stack: Stack) -> None:
     going_on = run_small(stack, seconds=12.0)
     wait_until(lambda: said(stack, going_on), "the run has begun")
@@ -238,6 +240,7 @@ def test_up_takes_over_from_a_supervisor_that_was_killed(stack: Stack) -> None:
     assert after.supervisor.find() is not None
 
 
+@thorough
 def test_a_run_that_ended_with_the_machine_is_not_shown_as_running(stack: Stack) -> None:
     run = run_small(stack, seconds=600.0)
     wait_until(lambda: said(stack, run), "the run has begun")
