@@ -16,6 +16,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from plato_core.aml.jobnote import JobNote
 from plato_core.aml.jobrun import JobRun
 from plato_core.config import SweepConfig
 from plato_core.errors import PlatoError
@@ -137,6 +138,8 @@ def _close(sweep: Path) -> Closing:
             if lock(sweep, held) is False or life_of(sweep) != "over" or _is_closed(sweep):
                 return nothing
             if lock(sweep / TRACKING_FOLDER / "lock", held) is False:
+                return nothing
+            if (note := JobNote.read(sweep)) is not None and note.lives():
                 return nothing
             return _end_runs(sweep)
     except (PlatoError, OSError, ValueError) as error:

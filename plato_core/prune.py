@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from plato_core.aml.jobnote import NOTE_NAME
 from plato_core.aml.jobrun import JobRun
 from plato_core.errors import ConfigError
 from plato_core.pruned import Gone, Kept, Pruned, Refused, Why
@@ -174,8 +175,9 @@ def _claimed(sweep: _Sweep, now: float) -> Iterator[Literal["running", "perhaps 
         others = lock(sweep.path, held)
         running = others is not False and lock(sweep.path / RUNNING_NAME, held)
         flushing = running is not False and lock(sweep.path / TRACKING_FOLDER / "lock", held)
-        # The storage of jobs is shared by machines, and a lock is seen on its own only.
-        unseen = running is None or (running and not sweep.finished and JobRun.current() is not None)
+        # The storage of jobs is shared by machines, and a lock is seen on its own only. A job trains on without us.
+        elsewhere = JobRun.current() is not None or (sweep.path / NOTE_NAME).exists()
+        unseen = running is None or (running and not sweep.finished and elsewhere)
         nobody_knows = unseen and not sweep.path.name.startswith(_TRASH_PREFIX)
         if flushing is False:
             yield "running"

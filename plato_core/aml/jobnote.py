@@ -61,6 +61,17 @@ class JobNote(BaseModel):
                     "its files are there; leave it as it was, or start a new sweep"
                 )
 
+    def lives(self) -> bool:
+        """Ask Azure ML whether the job still does something; it does so without anybody here.
+
+        Raises:
+            AmlError: It cannot be asked.
+        """
+        from plato_core.aml.client import JobClient
+
+        job = JobClient(self.workspace).find(self.name)
+        return job is not None and not job.ended
+
     def write(self, sweep_dir: Path) -> None:
         """Put it into the sweep's folder."""
         folder.write_whole(sweep_dir / NOTE_NAME, self.model_dump_json())
