@@ -33,6 +33,7 @@ from plato_core.sweep import lineage, logs
 from plato_core.sweep.channel import emit
 from plato_core.sweep.events import Exploited
 from plato_core.sweep.revival import note_exploit
+from plato_core.sweep.room import ROOM
 from plato_core.tracking.hold import hold_tree
 from plato_core.training.metrics import counters_of
 from plato_core.training.spec import EXPLOITED_PREFIX, Resume, exploited_config, own_checkpoint
@@ -105,10 +106,14 @@ class ResidentPBT(PopulationBasedTraining):
             state.last_checkpoint = Checkpoint(str(checkpoint))
 
     def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
-        """Judges the trial at its interval; a resident one is never paused to make room."""
+        """Judges the trial at its interval; a resident one makes room for others only where the nodes lack it.
+
+        They do where one was lost: then trials take turns of an interval each, the one that has trained least first.
+        """
         decision = super().on_trial_result(tune_controller, trial, result)
         if self._resident and decision == TrialScheduler.PAUSE:
-            return TrialScheduler.CONTINUE
+            unfinished = sum(not each.is_finished() for each in tune_controller.get_trials())
+            return decision if ROOM.lacks(unfinished) else TrialScheduler.CONTINUE
         return decision
 
     def _judged_at(self, trial: Trial) -> float:
