@@ -47,7 +47,7 @@ bench: setup
 
 # Kills sweeps with `kill -9` at random moments, 50 times, and has them go on; some 45 minutes on 2 cores.
 soak: setup
-	$(BIN)/python -m pytest -v tests/e2e/soak_kills.py
+	$(BIN)/python -m pytest -v tests/e2e/soak_kills.py tests/e2e/soak_nodes.py
 
 # Renews docs/images/ from a sweep in the pages' own test; it needs Debian's chromium. Paths in them begin with /tmp.
 pictures: setup
