@@ -108,13 +108,25 @@ class ResidentPBT(PopulationBasedTraining):
     def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
         """Judges the trial at its interval; a resident one makes room for others only where the nodes lack it.
 
-        They do where one was lost: then trials take turns of an interval each, the one that has trained least first.
+        They do where one was lost: then trials take turns of an interval each.
         """
         decision = super().on_trial_result(tune_controller, trial, result)
         if self._resident and decision == TrialScheduler.PAUSE:
-            unfinished = sum(not each.is_finished() for each in tune_controller.get_trials())
-            return decision if ROOM.lacks(unfinished) else TrialScheduler.CONTINUE
+            trials = tune_controller.get_trials()
+            running = sum(each.status == Trial.RUNNING for each in trials)
+            unfinished = sum(not each.is_finished() for each in trials)
+            # With fewer running than fit, whoever waits is about to start.
+            return decision if ROOM.lacks(unfinished) and ROOM.lacks(running + 1) else TrialScheduler.CONTINUE
         return decision
+
+    def choose_trial_to_run(self, tune_controller: TuneController) -> Trial | None:
+        """Returns a trial that asks for room from now on, as those do that have not begun; Tune serves the first first.
+
+        Ray's own has a paused trial ask only when the one before it runs, so that of several free places one is used.
+        """
+        if not self._resident:
+            return super().choose_trial_to_run(tune_controller)
+        return next((trial for trial in tune_controller.get_trials() if trial.status == Trial.PAUSED), None)
 
     def _judged_at(self, trial: Trial) -> float:
         """When a trial that starts again was last judged, by the results that it keeps."""

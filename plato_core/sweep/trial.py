@@ -21,7 +21,8 @@ class SweepTrial(Trial):
 
     Tune itself spares only nodes whose end was announced to Ray, which nobody does here. What is spared has to get on
     meanwhile: where a trial loses its node again before it has written another checkpoint, that counts as any failure
-    does. So one that takes its node down each time it starts (no memory left on the whole machine) fails in the end.
+    does, unless it comes so soon after that it may be the same node: Ray may start a trial again on one that it does
+    not miss yet. So a trial that takes its node down each time (no memory left on the whole machine) fails in the end.
 
     Attributes:
         lost_node: Whether its last failure was that of its node, and did not count.
@@ -29,7 +30,7 @@ class SweepTrial(Trial):
 
     # Of the class, since instances are made of Tune's own.
     lost_node = False
-    _spared_at = -1
+    _spared: tuple[int, float] = (-1, 0.0)  # the iteration from which it went on, and when
     _died: tuple[float, str] | None = None
 
     @classmethod
@@ -58,10 +59,11 @@ class SweepTrial(Trial):
             self._spare(self.run_metadata.num_failures - 1)
 
     def _spare(self, failures: int) -> bool:
-        begins = begins_after(self)
-        if begins <= self._spared_at:
+        begins, now = begins_after(self), time.monotonic()
+        if begins > self._spared[0]:
+            self._spared = begins, now
+        elif now - self._spared[1] > _MISSED_WITHIN_S:
             return False
-        self._spared_at = begins
         self.run_metadata.num_failures = failures
         return True
 

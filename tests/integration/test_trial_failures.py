@@ -5,6 +5,7 @@ import json
 import math
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -326,6 +327,7 @@ def test_a_trial_that_starts_again_neither_gives_nor_takes_until_it_is_judged_ag
 
 
 NODE_DIED = "The actor died because its node has died. Node Id: 1f\n\tthe actor's node was terminated unexpectedly"
+DOES_NOT_ANSWER = "The actor 1f is unavailable: The actor is temporarily unavailable: RpcError: Socket closed"
 PROCESS_DIED = "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR"
 
 
@@ -340,17 +342,26 @@ def _reaches(trial: SweepTrial, checkpoint: int) -> None:
     manager._latest_checkpoint_result = _TrainingResult(Checkpoint("/somewhere"), {"training_iteration": checkpoint})
 
 
-def test_a_lost_node_counts_only_where_the_trial_has_not_come_further_since_the_last() -> None:
-    trial = SweepTrial.of(Trial("PPO", stub=True))
+@pytest.fixture
+def losing(monkeypatch: pytest.MonkeyPatch) -> SweepTrial:
+    """A trial without a folder."""
+    monkeypatch.setattr(Trial, "local_path", None)
+    return SweepTrial.of(Trial("PPO", stub=True))
+
+
+def test_a_lost_node_counts_only_where_the_trial_has_not_come_further_since_the_last(losing: SweepTrial) -> None:
+    trial = losing
     assert (_lose(trial), trial.lost_node) == (0, True)
+    assert (_lose(trial, DOES_NOT_ANSWER), trial.lost_node) == (0, True), "it may be the same node still"
+    trial._spared = 0, time.monotonic() - 100.0
     assert (_lose(trial), trial.lost_node) == (1, False), "it may be the trial that takes its nodes down"
     _reaches(trial, 4)
     assert (_lose(trial), trial.lost_node) == (1, True)
     assert (_lose(trial, PROCESS_DIED), trial.lost_node) == (2, False)
 
 
-def test_a_process_that_died_shortly_before_its_node_was_missed_does_not_count() -> None:
-    trial = SweepTrial.of(Trial("PPO", stub=True))
+def test_a_process_that_died_shortly_before_its_node_was_missed_does_not_count(losing: SweepTrial) -> None:
+    trial = losing
     trial.update_last_result({"node_ip": "10.0.0.5", "training_iteration": 3})
     assert _lose(trial, PROCESS_DIED) == 1
     trial.node_is_lost("10.0.0.6")
@@ -368,12 +379,13 @@ def test_resident_trials_make_room_only_where_the_nodes_lack_it(
     trials[0].set_status(Trial.PENDING)
     result = {"training_iteration": INTERVAL, "time_total_s": 1.0, "episode_reward_mean": 1.5}
     decisions = []
-    for room in (None, 4, 3):
+    for room, last in ((None, Trial.RUNNING), (4, Trial.RUNNING), (3, Trial.RUNNING), (3, Trial.PENDING)):
+        trials[3].set_status(last)
         monkeypatch.setattr(ROOM, "trials", room)
         state: Any = judge._trial_state[trials[1]]
         state.last_perturbation_time = 0
         decisions.append(judge.on_trial_result(controller, trials[1], dict(result)))
-    assert decisions == ["CONTINUE", "CONTINUE", "PAUSE"]
+    assert decisions == ["CONTINUE", "CONTINUE", "PAUSE", "CONTINUE"], "the last: there is a free place already"
 
 
 class Crowded(Listening):
