@@ -120,7 +120,7 @@ class ResidentPBT(PopulationBasedTraining):
         return decision
 
     def choose_trial_to_run(self, tune_controller: TuneController) -> Trial | None:
-        """Returns a trial that asks for room from now on, as those do that have not begun; Tune serves the first first.
+        """Returns a paused trial: it asks for room from now on, in line with those that have not begun.
 
         Ray's own has a paused trial ask only when the one before it runs, so that of several free places one is used.
         """
