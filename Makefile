@@ -45,7 +45,7 @@ unit: setup
 bench: setup
 	$(BIN)/python benchmarks/main_job.py
 
-# Kills sweeps with `kill -9` at random moments, 50 times, and has them go on; some 45 minutes on 2 cores.
+# Kills sweeps with `kill -9` at random moments, 50 times, and their nodes, and has them go on; an hour on 2 cores.
 soak: setup
 	$(BIN)/python -m pytest -v tests/e2e/soak_kills.py tests/e2e/soak_nodes.py
 

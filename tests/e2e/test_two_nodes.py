@@ -22,7 +22,6 @@ from thorough import thorough
 
 from plato_core.aml.nodes import RayNode
 from plato_core.manifest import read_manifest, verify
-from plato_core.sweep.events import NodeChanged, parse
 from plato_core.sweep.process import kill_session
 
 HEAD, OTHER, THIRD = "127.0.0.4", "127.0.0.5", "127.0.0.6"
@@ -160,20 +159,6 @@ def test_a_node_that_does_not_see_the_sweeps_folder_is_named(cluster: Cluster, e
 
 
 @thorough
-def test_a_sweep_outlives_a_node_that_is_shut_down(product: Product, cluster: Cluster) -> None:
-    other = cluster.join()
-    # Long enough an iteration that no trial is done before its node goes.
-    product.short_config.write_text(f"{SHORT_CONFIG}  min_time_s_per_iteration: 1.5\n")
-    script = sweep(product, cluster, iterations=12)
-    script.wait_for_training()
-    other.__exit__(None, None, None)
-    assert script.wait() == 0, script.said
-    assert f"Ray node {OTHER} is lost: 1 of 2 left" in script.stderr
-    assert set(nodes_of_trials(script).values()) == {HEAD}
-    assert_whole(script, 12)
-
-
-@thorough
 def test_a_node_that_vanishes_costs_no_restart_and_a_new_one_is_taken_in(product: Product, cluster: Cluster) -> None:
     cluster.join()
     product.short_config.write_text(f"{SHORT_CONFIG}  min_time_s_per_iteration: 1.5\n")
@@ -188,55 +173,3 @@ def test_a_node_that_vanishes_costs_no_restart_and_a_new_one_is_taken_in(product
     assert " failed: " not in script.stderr
     assert THIRD in {result["node_ip"] for reported in results(script).values() for result in reported}
     assert_whole(script, 20)
-
-
-JOINS = """
-import sys, time, ray
-from pathlib import Path
-from plato_core.errors import SweepError
-from plato_core.sweep import channel
-from plato_core.sweep.nodewatch import NodeWatch
-from plato_core.sweep.packing import Packing
-channel.open_events()
-ray.init(address=sys.argv[1])
-small, large = (Packing(slots=2, resident=3, cpus_per_trial=cpus, gpus_per_trial=0.0) for cpus in (0.5, 2.0))
-watch = NodeWatch(small, 0, Path("/nowhere"), 60.0)
-print("watches", flush=True)
-while not watch._refused:
-    watch.on_step_end(0, [])
-    time.sleep(0.1)
-while ray.available_resources()["CPU"] > 1:
-    time.sleep(0.1)
-watch = NodeWatch(large, 0, Path("/nowhere"), 0.0)
-try:
-    while True:
-        watch.on_step_end(0, [])
-        time.sleep(0.1)
-except SweepError as error:
-    print(error)
-"""
-
-
-@thorough
-def test_a_new_node_that_cannot_train_is_said_and_left_alone(cluster: Cluster, environment: dict[str, str]) -> None:
-    """Driven without a sweep: on one machine all nodes see the same folders."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", JOINS, cluster.address],
-        env=environment | {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": PYTHONPATH, "PLATO_EVENTS_FD": "1"},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "watches\n"
-        cluster.join()
-        said, _ = process.communicate(timeout=120)
-    finally:
-        process.kill()
-        process.wait()
-    told, gave_up = said.splitlines()
-    event = parse(told)
-    assert isinstance(event, NodeChanged)
-    assert (event.change, event.address, event.nodes) == ("refused", OTHER, 1)
-    assert "does not see /nowhere" in str(event.why)
-    assert "none of the 2 Ray nodes that are left has had room for a trial" in gave_up
