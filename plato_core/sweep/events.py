@@ -132,18 +132,16 @@ class TrialRestarted(_Event):
 
 
 class TrialWaits(_Event):
-    """A trial has begun, and waits until a node has room for it."""
+    """A trial waits until a node has room for it."""
 
     kind: Literal["trial_waits"] = "trial_waits"
     trial: str
 
 
 class NodeChanged(_Event):
-    """A Ray node was lost with so many `trials` on it, or has joined; it may be one that is not used, and `why`.
+    """A Ray node was lost with so many `trials` on it, has joined, or has joined and is not used (`why`).
 
-    Attributes:
-        nodes: Nodes that train from now on.
-        most: The most that there have been.
+    From now on `nodes` train, of the `most` that there have been.
     """
 
     kind: Literal["node_changed"] = "node_changed"
