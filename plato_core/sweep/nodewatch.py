@@ -81,12 +81,17 @@ class NodeWatch(tune.Callback):
         self._give_up(trials, now)
 
     def _lose(self, address: str, trials: list[Trial]) -> None:
-        there = [trial for trial in trials if self._address_of.get(trial.trial_id) == address and not _is_over(trial)]
+        there = [trial for trial in trials if self._was_at(address, trial) and not _is_over(trial)]
         for trial in there:
             if isinstance(trial, SweepTrial):
                 trial.node_is_lost(address)
         nodes = len(self._known)
         emit(NodeChanged(change="lost", address=address, nodes=nodes, most=self._most, trials=len(there)))
+
+    def _was_at(self, address: str, trial: Trial) -> bool:
+        # One that had no result there yet is known by its failure.
+        unknown = address if isinstance(trial, SweepTrial) and trial.lost_node else None
+        return self._address_of.get(trial.trial_id, unknown) == address
 
     def _hear(self, node: dict[str, Any], question: Question) -> None:
         address = str(node["NodeManagerAddress"])
