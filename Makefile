@@ -45,11 +45,11 @@ unit: setup
 bench: setup
 	$(BIN)/python benchmarks/main_job.py
 
-# Kills sweeps with `kill -9` at random moments, 50 times, and has them go on: some 45 minutes on 2 cores; before that
-# the tests that are too long for CI.
+# What is too long for CI; then kills sweeps with `kill -9` at random moments, 50 times, and their nodes, and has them go
+# on: an hour and more on 2 cores.
 soak: setup
 	PLATO_THOROUGH=1 PLATO_SOAK=1 $(BIN)/python -m pytest -v -m soak tests
-	$(BIN)/python -m pytest -v tests/e2e/soak_kills.py
+	$(BIN)/python -m pytest -v tests/e2e/soak_kills.py tests/e2e/soak_nodes.py
 
 # Renews docs/images/ from a sweep in the pages' own test; it needs Debian's chromium. Paths in them begin with /tmp.
 pictures: setup

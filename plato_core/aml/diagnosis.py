@@ -83,6 +83,11 @@ _SIGNS = (
         f"{_RETRY} Use a dedicated cluster, or fewer nodes, if it happens often.",
     ),
     _Sign(
+        r"lost communication with a remote daemon",  # Open MPI's words for a node that its mpirun misses
+        "Likely cause: a node of the job was lost, and mpirun ended the others.",
+        f"{_RETRY} With the launcher ray a job goes on without the node.",
+    ),
+    _Sign(
         r"quota|cores? limit|insufficient capacity|allocation ?failed|not enough (cores|capacity)|"
         r"maximum nodes|SkuNotAvailable|OperationNotAllowed",
         "Likely cause: quota or capacity. The cluster {compute} cannot get so many nodes of its size.",

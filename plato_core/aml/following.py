@@ -21,7 +21,7 @@ from plato_core.aml.workspace import Workspace
 from plato_core.config import SweepConfig
 from plato_core.errors import AmlError, AmlUnavailable, PlatoError, SweepError, TrackingError
 from plato_core.report.text import plain
-from plato_core.resuming import BUDGET, resume_command
+from plato_core.resuming import BUDGET
 from plato_core.sweep.events import Event, Failed, Phase, SweepEnded, parse
 from plato_core.sweep.protocol import TRACKING_FOLDER, Go, SweepOrder
 from plato_core.tracking.left_running import end_left_running
@@ -228,7 +228,7 @@ class Following:
                 ran=seen.log is not None,
                 timeout_seconds=self._settings.timeout_seconds,
                 compute=self._settings.compute,
-                way_on=f"Go on with it: {resume_command(self._sweep_dir)}",
+                way_on="Go on with the sweep.",
             )
         )
         self._end_runs()

@@ -8,7 +8,7 @@ from plato_core.report.curves import Curve
 from plato_core.sweep.events import SweepEnded, TrackingState
 
 RETURN_METRIC = "episode_reward_mean"
-TrialState = Literal["pending", "running", "finished", "failed", "stopped"]
+TrialState = Literal["pending", "running", "waiting", "finished", "failed", "stopped"]
 END_STATES: dict[str, TrialState] = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "stopped"}
 
 
@@ -51,7 +51,7 @@ class TrialRow:
         tuned: The tuned hyperparameters' current values.
         generation: How often it has exploited another trial.
         env_steps: Environment steps that it has sampled.
-        restarts: How often it has failed and started again.
+        restarts: How often it has failed and started again, lost nodes aside.
         error: What it failed with in the end, in one line.
     """
 

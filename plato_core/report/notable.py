@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from plato_core.report.facts import RETURN_METRIC, Best, SweepFacts, TrialRow
 from plato_core.report.text import counted, last_line, measure, number
-from plato_core.sweep.events import Exploited, Result, TrackingState, TrialEnded, TrialRestarted
+from plato_core.sweep.events import Exploited, NodeChanged, Result, TrackingState, TrialEnded, TrialRestarted
 
 _STEP = 0.10
 
@@ -97,7 +97,23 @@ def past_line(rows: Iterable[TrialRow]) -> str | None:
 def restart_line(event: TrialRestarted, row: TrialRow) -> str:
     """Return what a trial failed with, and from where it starts again for which time."""
     place = f"from iteration {event.iteration}" if event.iteration else "from its beginning"
+    if event.lost_node:
+        return f"trial {row.index} has lost its node and goes on {place}"
     return f"trial {row.index} failed: {last_line(event.error)}; restart {row.restarts} {place}"
+
+
+def node_line(event: NodeChanged) -> str:
+    """Return what became of a Ray node, and of the trials on it."""
+    match event.change:
+        case "lost":
+            goes_on = ["no trial was on it", "its trial goes on from its last checkpoint"]
+            goes_on += [f"its {event.trials} trials go on from their last checkpoints"]
+            left = f"{event.nodes} of {event.most} left"
+            return f"Ray node {event.address} is lost: {left}; {goes_on[min(event.trials, 2)]}"
+        case "joined":
+            return f"Ray node {event.address} has joined: {counted(event.nodes, 'node')} now"
+        case "refused":
+            return f"Ray node {event.address} has joined and is not used: {last_line(event.why or 'unknown')}"
 
 
 def failure_line(row: TrialRow) -> str:

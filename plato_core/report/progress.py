@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from plato_core.report import notable
 from plato_core.report.curves import Curve, CurveRecorder, in_order
 from plato_core.report.facts import END_STATES, RETURN_METRIC, Best, Snapshot, SweepFacts, TrialRow
 from plato_core.report.notable import BestSoFar, end_line, exploit_line, largest, past_line, restart_line, tracking_line
@@ -18,6 +19,7 @@ from plato_core.sweep.events import (
     Event,
     Exploited,
     Failed,
+    NodeChanged,
     Past,
     Phase,
     Result,
@@ -27,6 +29,7 @@ from plato_core.sweep.events import (
     TrialEnded,
     TrialRestarted,
     TrialStarted,
+    TrialWaits,
 )
 
 __all__ = ["Best", "Snapshot", "SweepFacts", "SweepProgress", "TrialRow"]
@@ -52,6 +55,7 @@ class SweepProgress:
         self._stopping: str | None = None
         self._ended: SweepEnded | None = None
         self._tracking: TrackingState | None = None
+        self._nodes: NodeChanged | None = None
         self._noted: tuple[Event | None, str | None] = (None, None)
         self._restored: Snapshot | None = None
 
@@ -151,6 +155,8 @@ class SweepProgress:
             over = sum(row.over for row in rows)
             if over and self._ended is None:
                 parts.append(f"{over} of {max(len(rows), self.facts.population)} trials ended")
+            if (nodes := self._nodes) is not None and nodes.nodes < nodes.most and self._ended is None:
+                parts.append(f"{nodes.nodes} of {nodes.most} nodes left")
             return state + ", ".join([*parts, duration(self.elapsed_s())])
 
     def _iterations(self, rows: Sequence[TrialRow]) -> str:
@@ -189,8 +195,14 @@ class SweepProgress:
                 return exploit_line(event, row, donor, self.facts.tuned)
             case TrialRestarted():
                 row = self._row(event.trial)
-                self._rows[event.trial] = row = replace(row, state="pending", restarts=row.restarts + 1)
+                restarts = row.restarts + (not event.lost_node)
+                self._rows[event.trial] = row = replace(row, state="pending", restarts=restarts)
                 return restart_line(event, row)
+            case TrialWaits():
+                self._rows[event.trial] = replace(self._row(event.trial), state="waiting")
+            case NodeChanged():
+                self._nodes = event
+                return notable.node_line(event)
             case TrialEnded():
                 row, iteration = self._row(event.trial), event.iteration
                 row = replace(row, iteration=max(row.iteration, iteration), error=event.error)

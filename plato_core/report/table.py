@@ -18,6 +18,7 @@ _STATE_STYLES = {
     "finished": "green",
     "pending": "dim",
     "stopped": "dim",
+    "waiting": "yellow",
 }
 
 

@@ -51,7 +51,7 @@ def connect(config: SweepConfig, temp_dir: Path, sweep_dir: Path) -> None:
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise _no_cluster(config.ray_address, str(error).strip().splitlines()[0]) from error
         wait_for_nodes(config.ray_nodes or 1, config.ray_wait_s)
-        if len(nodes := _alive()) > 1:
+        if len(nodes := alive_nodes()) > 1:
             emit(Phase(text=f"looking at {len(nodes)} Ray nodes"))
             check_nodes(nodes, sweep_dir)
         return
@@ -111,7 +111,7 @@ def wait_for_nodes(expected: int, limit_s: float) -> None:
         SweepError: Fewer came.
     """
     began, told = time.monotonic(), 0
-    while (alive := len(_alive())) < expected:
+    while (alive := len(alive_nodes())) < expected:
         if time.monotonic() - began >= limit_s:
             raise SweepError(
                 f"{alive} of {expected} Ray nodes came within {limit_s:g} s; look why the others did not start (their "
@@ -129,7 +129,7 @@ def plan(config: SweepConfig) -> Packing:
     Raises:
         SweepError: It has no CPU.
     """
-    nodes = [_node(alive["Resources"]) for alive in _alive()]
+    nodes = [size(alive) for alive in alive_nodes()]
     if config.ray_address is None:  # Ray's own word is of the whole machine, whatever else runs there
         nodes = [replace(node, memory_bytes=available_memory()) for node in nodes]
     if not any(node.cpus for node in nodes):
@@ -143,11 +143,14 @@ def plan(config: SweepConfig) -> Packing:
     )
 
 
-def _alive() -> list[dict[str, Any]]:
+def alive_nodes() -> list[dict[str, Any]]:
+    """Returns the nodes that Ray does not miss, as it describes them."""
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-def _node(resources: dict[str, float]) -> Node:
+def size(node: dict[str, Any]) -> Node:
+    """Returns what trials may use of a node that Ray describes."""
+    resources: dict[str, float] = node["Resources"]
     return Node(
         cpus=int(resources.get("CPU", 0)),
         gpus=float(resources.get("GPU", 0.0)),

@@ -121,12 +121,36 @@ class TrialRestarted(_Event):
     Attributes:
         iteration: Its own count there.
         error: What it failed with, in one line.
+        lost_node: Whether its node was lost, and this is no failure of its own.
     """
 
     kind: Literal["trial_restarted"] = "trial_restarted"
     trial: str
     iteration: int
     error: str
+    lost_node: bool = False
+
+
+class TrialWaits(_Event):
+    """A trial waits until a node has room for it."""
+
+    kind: Literal["trial_waits"] = "trial_waits"
+    trial: str
+
+
+class NodeChanged(_Event):
+    """A Ray node was lost with so many `trials` on it, has joined, or has joined and is not used (`why`).
+
+    From now on `nodes` train, of the `most` that there have been.
+    """
+
+    kind: Literal["node_changed"] = "node_changed"
+    change: Literal["lost", "joined", "refused"]
+    address: str
+    nodes: int
+    most: int
+    trials: int = 0
+    why: str | None = None
 
 
 class TrialEnded(_Event):
@@ -227,6 +251,8 @@ Event = (
     | Exploited
     | Checkpointed
     | TrialRestarted
+    | TrialWaits
+    | NodeChanged
     | TrialEnded
     | Past
     | Stopping

@@ -32,25 +32,48 @@ def check_nodes(nodes: Sequence[dict[str, Any]], sweep_dir: Path, seen_within_s:
     Raises:
         SweepError: A node cannot import this project, or does not see the folder.
     """
-    asked = {}
-    for node in nodes:
+    for question in [Question(node, sweep_dir, seen_within_s) for node in nodes]:
+        question.answer()
+
+
+class Question:
+    """A node that is being asked, by a process on it.
+
+    Args:
+        node: As `ray.nodes()` describes it.
+        sweep_dir: The sweep's folder, with its config.
+        seen_within_s: How long the node may take to see it, in seconds.
+    """
+
+    def __init__(self, node: dict[str, Any], sweep_dir: Path, seen_within_s: float = SEEN_WITHIN_S) -> None:
+        self._address, self._sweep_dir = node["NodeManagerAddress"], sweep_dir
         task = _sees.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
-        asked[task.remote(str(sweep_dir / CONFIG_NAME), seen_within_s)] = node["NodeManagerAddress"]
-    deadline = time.monotonic() + _ANSWER_WITHIN_S
-    for answer, address in asked.items():
+        self._seen = task.remote(str(sweep_dir / CONFIG_NAME), seen_within_s)
+        self._deadline = time.monotonic() + _ANSWER_WITHIN_S
+
+    def is_open(self) -> bool:
+        """Returns whether the node may still answer."""
+        return time.monotonic() < self._deadline and not ray.wait([self._seen], timeout=0.0)[0]
+
+    def answer(self) -> None:
+        """Waits for the answer.
+
+        Raises:
+            SweepError: The node cannot import this project, does not see the folder, or does not answer.
+        """
         try:
-            seen = ray.get(answer, timeout=max(0.0, deadline - time.monotonic()))
+            seen = ray.get(self._seen, timeout=max(0.0, self._deadline - time.monotonic()))
         except GetTimeoutError:
-            raise SweepError(f"the Ray node {address} answers nothing within {_ANSWER_WITHIN_S:g} s") from None
+            raise SweepError(f"the Ray node {self._address} answers nothing within {_ANSWER_WITHIN_S:g} s") from None
         except RayError as error:
             raise SweepError(
-                f"the Ray node {address} cannot run this project: {failure_line(str(error))}; it needs the same "
+                f"the Ray node {self._address} cannot run this project: {failure_line(str(error))}; it needs the same "
                 "environment, and the project's folder at the same path"
             ) from None
         if not seen:
             raise SweepError(
-                f"the Ray node {address} does not see {sweep_dir}; give with --storage-path a folder that all nodes "
-                "share at the same path"
+                f"the Ray node {self._address} does not see {self._sweep_dir}; give with --storage-path a folder that "
+                "all nodes share at the same path"
             )
 
 

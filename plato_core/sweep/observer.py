@@ -18,6 +18,7 @@ from plato_core.sweep.events import Checkpointed, Result, Stopping, TrialEnded, 
 from plato_core.sweep.logs import begins_after
 from plato_core.sweep.revival import TrialEnd, note_end
 from plato_core.sweep.stopping import STATE, SweepStopper, interrupted
+from plato_core.sweep.trial import SweepTrial
 from plato_core.tracking.trial_files import error_line
 from plato_core.training.metrics import HP_PREFIX
 
@@ -82,7 +83,8 @@ class Observer(tune.Callback):
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial failed and starts again; Tune restores its last checkpoint, or what it had taken over since."""
         error = error_line(trial) or "unknown"
-        emit(TrialRestarted(trial=trial.trial_id, iteration=begins_after(trial), error=error))
+        lost_node = isinstance(trial, SweepTrial) and trial.lost_node
+        emit(TrialRestarted(trial=trial.trial_id, iteration=begins_after(trial), error=error, lost_node=lost_node))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial failed for good."""

@@ -54,6 +54,16 @@ class Packing:
         own = cpus | ({"GPU": self.gpus_per_trial} if self.gpus_per_trial else {})
         return [own, *(dict(cpus) for _ in range(num_env_runners))]
 
+    def holds(self, nodes: Sequence[Node], num_env_runners: int) -> int:
+        """Returns for how many of its trials some nodes have room; at most, as Ray may lay env runners out badly."""
+        own, *others = self.bundles(num_env_runners)
+        cpus = [node.cpus * _STEPS // max(1, round(own["CPU"] * _STEPS)) for node in nodes]
+        homes = cpus
+        if share := round(self.gpus_per_trial * _STEPS):
+            gpus = [_on_gpus(int(_STEPS * node.gpus), share) for node in nodes]
+            homes = [min(cpu, gpu) for cpu, gpu in zip(cpus, gpus, strict=True)]
+        return min(sum(homes), sum(cpus) // (1 + len(others)))
+
 
 def pack(
     population: int,

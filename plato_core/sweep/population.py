@@ -17,6 +17,7 @@ from plato_core.sweep.packing import Packing
 from plato_core.sweep.scheduler import time_attribute
 from plato_core.sweep.spent import read_spent_s
 from plato_core.sweep.stopping import SweepStopper
+from plato_core.sweep.trial import SweepTrial
 from plato_core.tracking.callback import EndedBefore
 from plato_core.training.spec import Resume, TrialSpec, resumed_config
 
@@ -169,6 +170,7 @@ class Population(BasicVariantGenerator):
         trial = super().next_trial()
         if trial is not None:
             trial.trial_id = trial_id_of(trial.config)
+            SweepTrial.of(trial)
         return trial
 
 

@@ -20,10 +20,12 @@ from plato_core.sweep.channel import emit, wait_for_go
 from plato_core.sweep.events import TrackingState
 from plato_core.sweep.gate import Gate
 from plato_core.sweep.lineage import LINEAGE_NAME
+from plato_core.sweep.nodewatch import NodeWatch
 from plato_core.sweep.observer import Observer
 from plato_core.sweep.packing import Packing
 from plato_core.sweep.population import Population, begin_logs, name_of, trial_id_of
 from plato_core.sweep.protocol import TRACKING_FOLDER
+from plato_core.sweep.room import ROOM
 from plato_core.sweep.scheduler import build_scheduler
 from plato_core.sweep.spent import SpentTime
 from plato_core.sweep.stopping import SweepStopper, interrupted
@@ -120,7 +122,10 @@ def fit(
     stopper = SweepStopper(config)
     observer = Observer(config.scheduler_metric_name, stopper)
     finish = _Finish(observer)
-    watches = RayWatch(), SpentTime(sweep_dir)
+    watches: list[tune.Callback] = [RayWatch(), SpentTime(sweep_dir)]
+    ROOM.trials = None
+    if config.ray_address is not None:
+        watches.append(NodeWatch(packing, config.num_env_runners, sweep_dir, config.ray_wait_s))
     tuner = tune.Tuner(
         tune.with_resources(AlgorithmTrainable, tune.PlacementGroupFactory(packing.bundles(config.num_env_runners))),
         # Tune wants a template for the points below; every key of every trial is in it.

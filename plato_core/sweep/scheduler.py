@@ -33,6 +33,7 @@ from plato_core.sweep import lineage, logs
 from plato_core.sweep.channel import emit
 from plato_core.sweep.events import Exploited
 from plato_core.sweep.revival import note_exploit
+from plato_core.sweep.room import ROOM
 from plato_core.tracking.hold import hold_tree
 from plato_core.training.metrics import counters_of
 from plato_core.training.spec import EXPLOITED_PREFIX, Resume, exploited_config, own_checkpoint
@@ -105,11 +106,27 @@ class ResidentPBT(PopulationBasedTraining):
             state.last_checkpoint = Checkpoint(str(checkpoint))
 
     def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
-        """Judges the trial at its interval; a resident one is never paused to make room."""
+        """Judges the trial at its interval; a resident one makes room for others only where the nodes lack it.
+
+        They do where one was lost: then trials take turns of an interval each.
+        """
         decision = super().on_trial_result(tune_controller, trial, result)
         if self._resident and decision == TrialScheduler.PAUSE:
-            return TrialScheduler.CONTINUE
+            trials = tune_controller.get_trials()
+            running = sum(each.status == Trial.RUNNING for each in trials)
+            unfinished = sum(not each.is_finished() for each in trials)
+            # With fewer running than fit, whoever waits is about to start.
+            return decision if ROOM.lacks(unfinished) and ROOM.lacks(running + 1) else TrialScheduler.CONTINUE
         return decision
+
+    def choose_trial_to_run(self, tune_controller: TuneController) -> Trial | None:
+        """Returns a paused trial: it asks for room from now on, in line with those that have not begun.
+
+        Ray's own has a paused trial ask only when the one before it runs, so that of several free places one is used.
+        """
+        if not self._resident:
+            return super().choose_trial_to_run(tune_controller)
+        return next((trial for trial in tune_controller.get_trials() if trial.status == Trial.PAUSED), None)
 
     def _judged_at(self, trial: Trial) -> float:
         """When a trial that starts again was last judged, by the results that it keeps."""

@@ -7,6 +7,7 @@ import re
 from plato_core.errors import TrialError
 
 MAX_LENGTH = 500
+LOST_NODE = "its machine is gone, or does not answer"
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 _DURING = "During handling of the above exception, another exception occurred:"
@@ -22,7 +23,7 @@ _DEATHS: tuple[tuple[re.Pattern[str], str], ...] = (
         re.compile(r"Worker exit type: SYSTEM_ERROR"),
         "its process died: killed (out of memory, perhaps), crashed, or ended by its environment",
     ),
-    (re.compile(r"its node has died|Worker exit type: NODE_DIED"), "its machine is gone"),
+    (re.compile(r"its node has died|Worker exit type: NODE_DIED|The actor is temporarily unavailable"), LOST_NODE),
 )
 
 

@@ -19,6 +19,7 @@ import yaml
 from aml_bed import Emulator, running_emulator
 from aml_jobs import laptop_env
 from aml_worker_bed import POOL, Bed, GuardedServer
+from product import free_port
 from stack import ROOT, project_copy
 
 from plato_core.training.metrics import EPISODE_METRICS
@@ -168,6 +169,7 @@ def _project(folder: Path, **job_variables: Any) -> Path:
         "instance_count": 2,
         "identity": "managed",
         "poll_interval_s": 0.5,
+        "ray_port": free_port(),  # Ray's head listens at all addresses: nodes of another test's would join it
         "ray_head_arguments": NODE,
         "ray_worker_arguments": NODE,
         **job_variables,

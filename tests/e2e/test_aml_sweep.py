@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from aml_stack import LEFT_ABOUT, PASSWORD, SHORT, AmlStack, assert_whole, running_aml_stack
 from prefect_server import wait_for
-from thorough import soaked
+from thorough import soaked, thorough
 
 from plato_core.manifest import read_manifest, verify
 
@@ -142,30 +142,94 @@ def test_the_flow_runs_log_tells_each_thing_once(stack: AmlStack, sweep: Sweep) 
     assert any(line.startswith(f"Job {sweep.job} is Running") for line in said)
 
 
-@soaked
-def test_a_cancelled_sweep_goes_on_in_a_new_job_under_the_same_parent(stack: AmlStack) -> None:
-    bed, experiment = stack.bed, "cancelled"
+@dataclass(frozen=True)
+class Begun:
+    """A run of the deployment whose sweep trains.
+
+    Attributes:
+        experiment: Its experiment, of its own.
+        run_id: The flow run's id.
+        sweep: The sweep's folder.
+    """
+
+    experiment: str
+    run_id: str
+    sweep: Path
+
+    def job(self, attempt: int) -> str:
+        return f"pf-{self.run_id}-{attempt:03d}"
+
+
+def begun(stack: AmlStack, experiment: str, *more: str) -> Begun:
+    """Starts a sweep whose iterations take a second, and waits until two of its trials have a checkpoint."""
     slow = json.dumps(SHORT["hyperparameters"] | {"min_time_s_per_iteration": 1})
     before = set(stack.sweeps())
-    said = bed.prefect(
+    said = stack.bed.prefect(
         "deployment", "run", "sweep/aml", "-p", f"experiment_name={experiment}", "-p", f"hyperparameters={slow}",
-        "-p", f"max_iterations={LONGER}", "-jv", "launcher=mpi",
+        "-p", f"max_iterations={LONGER}", *more,
     )  # fmt: skip
     found = re.search(r"UUID: ([0-9a-f-]{36})", said)
     assert found is not None, said
     run_id = found[1]
-    first, second = f"pf-{run_id}-000", f"pf-{run_id}-001"
 
     def trains() -> bool:
-        assert bed.run(run_id)["state_type"] in ("SCHEDULED", "PENDING", "RUNNING"), stack.messages(run_id)
+        assert stack.bed.run(run_id)["state_type"] in ("SCHEDULED", "PENDING", "RUNNING"), stack.messages(run_id)
         manifests = [path for sweep in set(stack.sweeps()) - before for path in sweep.glob("tune/*/*/manifest.json")]
         return len({path.parents[1] for path in manifests}) >= 2
 
     wait_for(trains, "two trials have a checkpoint", 240.0)
+    [sweep] = set(stack.sweeps()) - before
+    return Begun(experiment, run_id, sweep)
+
+
+def assert_whole_sweep(stack: AmlStack, swept: Begun, laptop: str) -> dict[str, dict[str, Any]]:
+    """One parent, the first job's own run, with one child for each trial, that has each of its steps once.
+
+    Returns:
+        The runs of the experiment by their ids, also of later jobs.
+    """
+    runs = {run["id"]: run for run in stack.runs_of(swept.experiment, laptop)}
+    children = [run for run in runs.values() if "mlflow.parentRunId" in run["tags"]]
+    assert len(children) == TRIALS
+    for run in children:
+        assert run["tags"]["mlflow.parentRunId"] == swept.job(0)
+        assert run["status"] == "FINISHED"
+        assert_whole(run["series"], LONGER)
+    return runs
+
+
+@thorough
+def test_a_sweep_that_loses_a_node_and_then_all_of_them_ends_whole_in_the_same_job(stack: AmlStack) -> None:
+    bed, swept = stack.bed, begun(stack, "taken-away")
+    job = swept.job(0)
+    stack.emulator.control("kill_node", job=job, node=1)
+    wait_for(lambda: _told(stack, swept, "is lost: 1 of 2 left"), "the loss is told", 120.0)
+    before = {run["id"] for run in stack.runs_of(swept.experiment, "one-node-is-lost")}
+    stack.emulator.control("preempt", job=job)
+    wait_for(lambda: stack.emulator.job(job)["attempt"] == 2, "it begins again", 60.0)
+    assert bed.job_ended(job) == "Completed", stack.emulator.log(job)
+    assert bed.ended(swept.run_id)["state_name"] == "Completed"
+    assert stack.jobs_of(swept.run_id) == [job]
+    assert _told(stack, swept, "going on: trial 0")
+    runs = assert_whole_sweep(stack, swept, "all-came-back")
+    assert runs.keys() == before
+    assert runs[job]["status"] == "FINISHED"
+
+
+def _told(stack: AmlStack, swept: Begun, words: str) -> bool:
+    state = stack.bed.run(swept.run_id)["state_type"]
+    assert state in ("SCHEDULED", "PENDING", "RUNNING", "COMPLETED"), stack.messages(swept.run_id)
+    return any(words in line for line in stack.messages(swept.run_id))
+
+
+@soaked
+def test_a_cancelled_sweep_goes_on_in_a_new_job_under_the_same_parent(stack: AmlStack) -> None:
+    bed, swept = stack.bed, begun(stack, "cancelled", "-jv", "launcher=mpi")
+    run_id, sweep, experiment = swept.run_id, swept.sweep, swept.experiment
+    first, second = swept.job(0), swept.job(1)
     bed.prefect("flow-run", "cancel", run_id)
     assert bed.ended(run_id)["state_name"] == "Cancelled"
     assert bed.job_ended(first) == "Failed"  # by its exit code
-    [sweep] = set(stack.sweeps()) - before
     way_on = f"to go on with it, retry this run, or: prefect deployment run sweep/aml -p resume={sweep.name}"
     assert f"stopped; {way_on}" in stack.messages(run_id)
     by_id = {run["id"]: run for run in stack.runs_of(experiment, "after-the-cancel")}
@@ -178,18 +242,12 @@ def test_a_cancelled_sweep_goes_on_in_a_new_job_under_the_same_parent(stack: Aml
     wait_for(lambda: second in stack.jobs_of(run_id), "the next attempt's job")
     assert bed.job_ended(second) == "Completed", stack.emulator.log(second)
     assert bed.ended(run_id)["state_name"] == "Completed"
-    assert len(set(stack.sweeps()) - before) == 1
-    after = {run["id"]: run for run in stack.runs_of(experiment, "after-the-retry")}
+    after = assert_whole_sweep(stack, swept, "after-the-retry")
     other = after.pop(second)
     assert after.keys() == by_id.keys()
     assert other["tags"]["plato.resumes"] == first
     assert [name for name in other["tags"] if name.startswith("plato.")] == ["plato.resumes"]
     assert other["params"] == {}
-    for name, run in after.items():
-        if name != first:
-            assert run["tags"]["mlflow.parentRunId"] == first
-            assert run["status"] == "FINISHED"
-            assert_whole(run["series"], LONGER)
 
 
 def test_no_secret_is_anywhere_and_nobody_else_was_called(stack: AmlStack, sweep: Sweep) -> None:

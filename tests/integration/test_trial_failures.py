@@ -5,6 +5,7 @@ import json
 import math
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import psutil
 import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
+from ray.exceptions import RayActorError
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.train._internal.session import _TrainingResult
 from ray.tune import Checkpoint
@@ -27,9 +29,12 @@ from plato_core.errors import SweepError, TrialError
 from plato_core.manifest import read_manifest
 from plato_core.sweep import channel, lineage, population, runner
 from plato_core.sweep.events import Event, TrialEnded, TrialRestarted
+from plato_core.sweep.packing import Packing
 from plato_core.sweep.protocol import TRACKING_FOLDER, Go
+from plato_core.sweep.room import ROOM
 from plato_core.sweep.scheduler import ResidentPBT, build_scheduler
 from plato_core.sweep.stopping import STATE, StopState
+from plato_core.sweep.trial import SweepTrial
 from plato_core.tracking.callback import SweepTrackingCallback
 from plato_core.tracking.parent import open_parent
 from plato_core.tracking.spool import Target
@@ -319,3 +324,84 @@ def test_a_trial_that_starts_again_neither_gives_nor_takes_until_it_is_judged_ag
 
     assert judge._quantiles() == ([trials[0]], [trials[2]])
     assert judge._trial_state[trials[3]].last_perturbation_time == 4, "of those that it keeps, the fourth was judged"
+
+
+NODE_DIED = "The actor died because its node has died. Node Id: 1f\n\tthe actor's node was terminated unexpectedly"
+DOES_NOT_ANSWER = "The actor 1f is unavailable: The actor is temporarily unavailable: RpcError: Socket closed"
+PROCESS_DIED = "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR"
+
+
+def _lose(trial: SweepTrial, words: str = NODE_DIED) -> int:
+    """Has a trial fail with Ray's words; how many failures count by now."""
+    trial.handle_error(RayActorError(actor_id="1f", error_msg=words))
+    return trial.num_failures
+
+
+def _reaches(trial: SweepTrial, checkpoint: int) -> None:
+    manager: Any = trial.run_metadata.checkpoint_manager
+    manager._latest_checkpoint_result = _TrainingResult(Checkpoint("/somewhere"), {"training_iteration": checkpoint})
+
+
+@pytest.fixture
+def losing(monkeypatch: pytest.MonkeyPatch) -> SweepTrial:
+    """A trial without a folder."""
+    monkeypatch.setattr(Trial, "local_path", None)
+    return SweepTrial.of(Trial("PPO", stub=True))
+
+
+def test_a_lost_node_counts_only_where_the_trial_has_not_come_further_since_the_last(losing: SweepTrial) -> None:
+    trial = losing
+    assert (_lose(trial), trial.lost_node) == (0, True)
+    assert (_lose(trial, DOES_NOT_ANSWER), trial.lost_node) == (0, True), "it may be the same node still"
+    trial._spared = 0, time.monotonic() - 100.0
+    assert (_lose(trial), trial.lost_node) == (1, False), "it may be the trial that takes its nodes down"
+    _reaches(trial, 4)
+    assert (_lose(trial), trial.lost_node) == (1, True)
+    assert (_lose(trial, PROCESS_DIED), trial.lost_node) == (2, False)
+
+
+def test_a_process_that_died_shortly_before_its_node_was_missed_does_not_count(losing: SweepTrial) -> None:
+    trial = losing
+    trial.update_last_result({"node_ip": "10.0.0.5", "training_iteration": 3})
+    assert _lose(trial, PROCESS_DIED) == 1
+    trial.node_is_lost("10.0.0.6")
+    assert trial.num_failures == 1
+    trial.node_is_lost("10.0.0.5")
+    assert trial.num_failures == 0
+    trial.node_is_lost("10.0.0.5")
+    assert trial.num_failures == 0, "once"
+
+
+def test_resident_trials_make_room_only_where_the_nodes_lack_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge, controller, trials = _judge(tmp_path, 4)
+    trials[0].set_status(Trial.PENDING)
+    result = {"training_iteration": INTERVAL, "time_total_s": 1.0, "episode_reward_mean": 1.5}
+    decisions = []
+    for room, last in ((None, Trial.RUNNING), (4, Trial.RUNNING), (3, Trial.RUNNING), (3, Trial.PENDING)):
+        trials[3].set_status(last)
+        monkeypatch.setattr(ROOM, "trials", room)
+        state: Any = judge._trial_state[trials[1]]
+        state.last_perturbation_time = 0
+        decisions.append(judge.on_trial_result(controller, trials[1], dict(result)))
+    assert decisions == ["CONTINUE", "CONTINUE", "PAUSE", "CONTINUE"], "the last: there is a free place already"
+
+
+class Crowded(Listening):
+    """Says, from the first start on, that there is room for one trial only, as after the loss of a node."""
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        super().on_trial_start(iteration, trials, trial, **info)
+        ROOM.trials = 1
+
+
+@thorough
+def test_where_nodes_lack_room_trials_take_turns_and_each_comes_to_its_end(
+    small_ray: None, tmp_path: Path, asks: Path
+) -> None:
+    alone = Packing(slots=2, resident=2, cpus_per_trial=2.0, gpus_per_trial=0.0)
+    swept = sweep(config(asks, max_iterations=4), tmp_path / "sweep", alone, listening=Crowded())
+    assert [iterations(results) for results in swept.results.values()] == [[1, 2, 3, 4]] * 2
+    assert [iterations(on_disk(swept, name)) for name in swept.results] == [[1, 2, 3, 4]] * 2
+    assert sorted(swept.starts.values()) == [2, 2], "both paused once"

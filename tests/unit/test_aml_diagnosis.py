@@ -17,6 +17,11 @@ from plato_core.aml.diagnosis import Evidence, diagnose
         ("The specified compute target cpu-cluter was not found.", (), "name of the compute is wrong"),
         ("Image build failed. Check the image build log", (), "image could not be built"),
         ("failed to pull image viennaprivate.azurecr.io/azureml: manifest unknown", (), "image could not be built"),
+        (
+            "exited with status code 205",
+            ("ORTE has lost communication with a remote daemon.",),
+            "a node of the job was lost",
+        ),
         ("User process 'bash' exited with status code 137.", (), "out of memory"),
         ("exited with status code 1", ("ray.exceptions.OutOfMemoryError: Task was killed",), "out of memory"),
         ("exited with status code 1", ("OSError: [Errno 28] No space left on device",), "disk is full"),

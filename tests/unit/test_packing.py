@@ -200,3 +200,28 @@ def test_no_larger_share_would_fit(population: int, cpus: list[int]) -> None:
     share = packing.cpus_per_trial
     larger = share + 1 if share >= 1 else min(1.0, share + 1e-4)
     assert sum(math.floor(cpu / larger + 1e-9) for cpu in cpus) < packing.resident or larger == share
+
+
+def test_what_is_left_of_the_nodes_has_room_for_fewer() -> None:
+    nodes = [Node(1, 0.0, 4 * GIB)] * 2
+    packing = pack(3, nodes, num_env_runners=0)
+    assert [packing.holds(nodes[:count], 0) for count in range(3)] == [0, 2, 4]
+
+
+def test_a_trials_own_process_has_room_beside_a_gpu_only() -> None:
+    nodes = [Node(4, 1.0, 16 * GIB), Node(4, 0.0, 16 * GIB)]
+    packing = pack(2, nodes, num_env_runners=1)
+    assert packing.gpus_per_trial == 0.5
+    assert [packing.holds([node], 1) for node in nodes] == [2, 0]
+
+
+@given(
+    st.integers(1, 12), st.lists(st.tuples(st.integers(1, 9), st.integers(0, 3)), min_size=1, max_size=4),
+    st.integers(0, 3),
+)  # fmt: skip
+def test_the_nodes_that_a_population_was_laid_over_have_room_for_it(
+    population: int, sizes: list[tuple[int, int]], runners: int
+) -> None:
+    nodes = [Node(cpus, float(gpus), 64 * GIB) for cpus, gpus in sizes]
+    packing = pack(population, nodes, num_env_runners=runners)
+    assert packing.holds(nodes, runners) >= packing.resident

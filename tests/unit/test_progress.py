@@ -11,6 +11,7 @@ from plato_core.sweep.events import (
     Event,
     Exploited,
     Failed,
+    NodeChanged,
     Past,
     Phase,
     Result,
@@ -20,6 +21,7 @@ from plato_core.sweep.events import (
     TrialEnded,
     TrialRestarted,
     TrialStarted,
+    TrialWaits,
 )
 
 CARTPOLE = SweepFacts(population=3, stop_reward=475.0, max_iterations=40, time_budget_s=300, tuned=("lr", "lambda"))
@@ -376,6 +378,40 @@ def test_each_restart_is_told_counted_and_over_once_the_trial_runs_again() -> No
     ]
     assert [(row.state, row.restarts) for row in after(*events).leaderboard()[:1]] == [("pending", 2)]
     assert [(row.state, row.restarts) for row in after(*events, started(1)).leaderboard()[:1]] == [("running", 2)]
+
+
+LOST = NodeChanged(change="lost", address="10.0.0.5", nodes=1, most=2, trials=2)
+JOINED = NodeChanged(change="joined", address="10.0.0.6", nodes=2, most=2)
+
+
+def test_what_becomes_of_a_node_is_told_with_its_trials() -> None:
+    one = LOST.model_copy(update={"trials": 1, "nodes": 0})
+    none = LOST.model_copy(update={"trials": 0})
+    refused = NodeChanged(change="refused", address="10.0.0.7", nodes=2, most=2, why="it sees no folder")
+    assert lines(LOST, JOINED, refused, one, none) == [
+        "Ray node 10.0.0.5 is lost: 1 of 2 left; its 2 trials go on from their last checkpoints",
+        "Ray node 10.0.0.6 has joined: 2 nodes now",
+        "Ray node 10.0.0.7 has joined and is not used: it sees no folder",
+        "Ray node 10.0.0.5 is lost: 0 of 2 left; its trial goes on from its last checkpoint",
+        "Ray node 10.0.0.5 is lost: 1 of 2 left; no trial was on it",
+    ]
+
+
+def test_the_headline_says_how_many_nodes_are_left_while_some_are_missing() -> None:
+    trains = (started(0), result(0, 1, 20.0))
+    assert "nodes" not in after(*trains).headline()
+    assert "1 of 2 nodes left" in after(*trains, LOST).headline()
+    assert "nodes" not in after(*trains, LOST, JOINED).headline()
+    assert "nodes" not in after(*trains, LOST, OVER).headline()
+
+
+def test_a_lost_node_is_no_restart_of_the_trial_which_waits_until_it_starts() -> None:
+    lost = TrialRestarted(trial="c0ffee_00001", iteration=4, error="its machine is gone", lost_node=True)
+    events = (started(1), lost, TrialWaits(trial="c0ffee_00001"))
+    assert lines(*events) == ["trial 1 has lost its node and goes on from iteration 4"]
+    assert [(row.state, row.restarts) for row in after(*events).leaderboard()[:1]] == [("waiting", 0)]
+    assert after(*events, started(1)).leaderboard()[0].state == "running"
+    assert after(*events, OVER).leaderboard()[0].state == "stopped"
 
 
 def test_a_trial_that_failed_for_good_says_after_how_many_restarts() -> None:
