@@ -12,14 +12,13 @@ import psutil
 import pytest
 from aml_bed import Emulator, inherited_env, running_emulator
 from aml_stack import NODE, RUNS, SHORT, assert_whole, on_a_laptop, project_of_jobs
-from product import Product, Script, marked, wait_until
+from product import Product, Script, free_port, marked, wait_until
 from thorough import thorough
 
 from plato_core.manifest import read_manifest, verify
 
 pytestmark = pytest.mark.timeout(900)
 TRIALS, LONGER = 3, 12
-RAY_PORT = 6391  # its nodes are 127.0.0.x too: where a job of another test ends, nobody of it may find this head
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +47,7 @@ def start(laptop: Product, experiment: str, nodes: int, iterations: int) -> Scri
         "--compute", "aml", "--preset", "test-local", "--config", laptop.short_config, "--json", "--seed", "3",
         "--experiment-name", experiment, "--num-tune-samples", str(TRIALS), "--max-iterations", str(iterations),
         "--perturbation-interval", "2", "--job-variable", f"instance_count={nodes}",
-        "--job-variable", "poll_interval_s=0.5", "--job-variable", f"ray_port={RAY_PORT}",
+        "--job-variable", "poll_interval_s=0.5", "--job-variable", f"ray_port={free_port()}",
         "--job-variable", f"ray_head_arguments={NODE}", "--job-variable", f"ray_worker_arguments={NODE}",
         program=laptop.folder / "flows" / "sweep_and_fetch.py",
     )  # fmt: skip

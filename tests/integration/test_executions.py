@@ -43,7 +43,8 @@ def execute(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     own: dict[str, Any] = {"storage_path": str(folder / "sweeps"), "local_path": str(folder / "checkpoints")}
 
     def run(environment: dict[str, str], *, stop_after: int | str = "all", **settings: Any) -> tuple[Told, Any]:
-        (file := folder / "settings.json").write_text(json.dumps(SETTINGS | own | settings))
+        usual = {} if "resume" in settings else SETTINGS
+        (file := folder / "settings.json").write_text(json.dumps(usual | own | settings))
         done = subprocess.run(
             [sys.executable, str(Path(__file__).with_name("execution_driver.py")), str(file), str(stop_after)],
             cwd=folder, env=environment, capture_output=True, text=True, timeout=400.0, check=False,
