@@ -1,0 +1,156 @@
+"""Where the settings of a deployment's jobs come from: the Prefect server, or else the project's own prefect.yaml."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from plato_core import config_yaml
+from plato_core.aml import WORKER_TYPE
+from plato_core.aml.fields import PoolFields
+from plato_core.aml.pool import AzureMLJobConfiguration, template
+from plato_core.deploying import PREFECT_YAML
+from plato_core.errors import ConfigError
+from plato_core.report.text import hide_passwords, plain
+
+DEPLOYMENT = "sweep/aml"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A pool's form and what a deployment has over it.
+
+    Attributes:
+        source: Where they come from, in words.
+        form: The pool's base job template.
+        variables: The deployment's job variables.
+        note: Why they do not come from the Prefect server; empty if they do.
+    """
+
+    source: str
+    form: Mapping[str, Any] = field(default_factory=template)
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""
+
+    def filled(self, overrides: Mapping[str, Any]) -> AzureMLJobConfiguration:
+        """Return the settings of a job.
+
+        Args:
+            overrides: As a run gives them over those of its deployment.
+
+        Raises:
+            ConfigError: One of them is not possible.
+        """
+        variables = {**self.variables, **overrides}
+        for values in (self.variables, overrides):  # as Prefect does: variables of the environment are joined
+            if isinstance(values.get("env"), dict):
+                variables["env"] = {**(self.variables.get("env") or {}), **values["env"]}
+        try:
+            return asyncio.run(AzureMLJobConfiguration.from_template_and_values(dict(self.form), variables))
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(map(str, first["loc"]))
+            raise ConfigError(f"{name}: {first['input']!r} is not possible: {first['msg'].lower()}") from None
+        except Exception as error:  # of Prefect's blocks and variables, which a value may refer to
+            raise ConfigError(f"the settings of {self.source} cannot be filled in: {plain(str(error))}") from None
+
+
+def parsed(given: Sequence[str]) -> dict[str, Any]:
+    """Return the values of `--job-variable name=value`, as `prefect deployment run` reads them: JSON, or else text.
+
+    Raises:
+        ConfigError: One is not like that, or there is no such setting.
+    """
+    known = [*PoolFields.model_fields, "env", "name", "labels", "command"]
+    found = {}
+    for one in given:
+        name, equals, text = one.partition("=")
+        if not equals:
+            raise ConfigError(f"--job-variable: {one!r} must be like name=value")
+        if name.partition(".")[0] not in known:
+            raise ConfigError(f"--job-variable: there is no setting {name!r}; there are: {', '.join(known)}")
+        try:
+            found[name] = json.loads(text)
+        except ValueError:
+            found[name] = text
+    return found
+
+
+def look_up(deployment: str | None, folder: Path) -> Found:
+    """Return the settings that a run of a deployment would have.
+
+    Args:
+        deployment: `flow/name`; None means `sweep/aml`, or the form of the pool where nobody has deployed that.
+        folder: The project's.
+
+    Raises:
+        ConfigError: The server that is in force, or the project, has no such deployment.
+    """
+    named = deployment or DEPLOYMENT
+    if named.count("/") != 1:
+        raise ConfigError(f"--deployment: {named!r} must be like flow/name, as `prefect deployment ls` shows it")
+    at_server, note = _of_server(named)
+    if at_server is not None:
+        return at_server
+    variables = _of_project(named.partition("/")[2], folder)
+    if variables is not None:
+        return Found(f"{PREFECT_YAML}, deployment {named.partition('/')[2]}", variables=variables, note=note)
+    if deployment is not None:
+        raise ConfigError(
+            f"--deployment: {deployment!r} is neither on the Prefect server ({note}) nor in {folder / PREFECT_YAML}; "
+            "name one that `prefect deployment ls` shows"
+        )
+    return Found("the defaults of the pool's form", note=note)
+
+
+def _of_server(deployment: str) -> tuple[Found | None, str]:
+    """Return what the server in force says, or why it says nothing."""
+    import httpx
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import PrefectException
+    from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+    from prefect.settings import get_current_settings as current
+
+    url = current().api.url
+    if not url:  # empty counts as unset: Prefect would start a server of its own
+        return None, "PREFECT_API_URL is not set"
+    shown = hide_passwords(url)
+    try:
+        with (
+            temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: 10}),
+            get_client(sync_client=True) as client,
+        ):
+            answer = client._client.get("/deployments/name/" + deployment)
+            found = answer.json()
+            pool_name = found.get("work_pool_name")
+            pool = client.read_work_pool(pool_name) if pool_name else None
+    except (httpx.HTTPStatusError, PrefectException) as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status == 404:
+            return None, f"{shown} has no deployment {deployment}"
+        return None, f"{shown} answers {status or plain(str(error))}"
+    except (httpx.HTTPError, httpx.InvalidURL, RuntimeError) as error:
+        return None, f"{shown} does not answer ({plain(str(error)) or type(error).__name__})"
+    if pool is None or pool.type != WORKER_TYPE:
+        raise ConfigError(
+            f"--deployment: {deployment} runs in the pool {pool_name or 'none'}, which is not of type {WORKER_TYPE}"
+        )
+    source = f"deployment {deployment} and pool {pool_name} of {shown}"
+    return Found(source, pool.base_job_template, found.get("job_variables") or {}), ""
+
+
+def _of_project(name: str, folder: Path) -> dict[str, Any] | None:
+    path = folder / PREFECT_YAML
+    if not path.is_file():
+        return None
+    content = config_yaml.read_mapping(path)[0]
+    for one in content.get("deployments") or ():
+        if one.get("name") == name:
+            return dict((one.get("work_pool") or {}).get("job_variables") or {})
+    return None
