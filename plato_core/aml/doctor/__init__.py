@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from plato_core.aml.doctor import cluster, environment, rights, route, signin, tracking, upload
 from plato_core.aml.doctor.case import Case
-from plato_core.aml.doctor.finding import Finding, Line, fine, of_error, skipped
+from plato_core.aml.doctor.finding import Finding, Line, broken, fine, of_error, skipped
 from plato_core.aml.fields import PoolFields
 from plato_core.aml.pool import AzureMLJobConfiguration
 from plato_core.aml.refusal import translated
@@ -111,7 +111,5 @@ def _unexpected(error: Exception) -> Finding:
 
     if isinstance(error, AzureError | MlException | OSError):
         return of_error(translated(error))
-    said = cut(plain(str(error)), _LONGEST)
-    return Finding(
-        "failed", f"could not be looked at ({type(error).__name__}: {said})", "look at the other lines first"
-    )
+    said = f"{type(error).__name__}: {cut(plain(str(error)), _LONGEST)}"
+    return broken(f"could not be looked at ({said})", "mend what other lines name, then try again")

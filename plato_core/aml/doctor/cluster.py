@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from azure.ai.ml.entities import AmlCompute
 
 _MORE_QUOTA = "ask for fewer nodes, another size or region, or more quota (Azure portal, Quotas, Machine learning)"
+_IN_STUDIO = "look at it in Studio, Compute"
 _LOOK = "look in the Azure portal: Quotas, Machine learning"
 
 
@@ -32,18 +33,15 @@ def compute(case: Case) -> Finding:
         return broken(f"the workspace has no compute {name!r}", f"set compute to one of: {_clusters(case)}")
     except HttpResponseError as error:
         if error.status_code == 403:  # who may submit jobs need not be one who may look at computes
-            return warned(
-                f"whoever is signed in may not look at compute {name!r} (403)", "look at it in Studio, Compute"
-            )
+            return warned(f"whoever is signed in may not look at compute {name!r} (403)", _IN_STUDIO)
         raise
     if not isinstance(found, AmlCompute):
-        kind = {"computeinstance": "an instance for one person"}.get(
-            (found.type or "").lower(), f"of type {found.type}"
-        )
+        instance = (found.type or "").lower() == "computeinstance"
+        kind = "an instance for one person" if instance else f"of type {found.type}"
         return broken(f"{name!r} is no cluster but {kind}", f"set compute to one of: {_clusters(case)}")
     if found.provisioning_state not in (None, "Succeeded"):
         why = f" ({found.provisioning_errors})" if found.provisioning_errors else ""
-        return broken(f"cluster {name!r} is {found.provisioning_state}{why}", "look at it in Studio, Compute")
+        return broken(f"cluster {name!r} is {found.provisioning_state}{why}", _IN_STUDIO)
     most = found.max_instances or 0
     if nodes > most:
         return broken(
@@ -61,15 +59,15 @@ def cost(case: Case) -> Finding:
     kept = found.min_instances or 0
     if kept:
         return warned(
-            f"cluster {found.name!r} keeps {counted(kept, 'node')} without a job, which {'is' if kept == 1 else 'are'} paid",
+            f"cluster {found.name!r} keeps {counted(kept, 'node')} without a job, and they are paid",
             f"az ml compute update --name {found.name} --min-instances 0",
         )
     idle = found.idle_time_before_scale_down
     after = f"; idle nodes go after {duration(float(idle))}" if idle else ""
     if is_low_priority(found):
         return fine(
-            f"no node is kept without a job{after}; its nodes are low-priority ones, which Azure may take back: the job "
-            "begins again and its sweep goes on from the last checkpoints"
+            f"no node is kept without a job{after}; its nodes are low-priority ones, which Azure may take back: the "
+            "job begins again and its sweep goes on from the last checkpoints"
         )
     return fine(f"no node is kept without a job{after}")
 

@@ -77,12 +77,10 @@ def _registered(case: Case, found: re.Match[str]) -> Finding:
 
 
 def _ray_in(conda: dict[str, Any]) -> set[str]:
-    flat = [
-        part
-        for one in conda.get("dependencies") or ()
-        for part in (one.get("pip", ()) if isinstance(one, dict) else (one,))
-    ]
-    return {match["version"] for match in _RAY.finditer("\n".join(map(str, flat)))}
+    lines = []
+    for one in conda.get("dependencies") or ():
+        lines += one.get("pip", []) if isinstance(one, dict) else [one]
+    return {match["version"] for match in _RAY.finditer("\n".join(map(str, lines)))}
 
 
 def _judged(what: str, found: set[str]) -> Finding:

@@ -37,9 +37,10 @@ def identity(case: Case) -> Finding:
             return warned(f"cluster {name!r} has no managed identity that could read the key vault", add)
         ids = [one.client_id for one in (getattr(has, "user_assigned_identities", None) or ())]
         if wanted == "managed" and settings.identity_client_id and settings.identity_client_id not in ids:
+            known = " or ".join(filter(None, ids)) or "nothing: the cluster has one of its own"
             return broken(
                 f"cluster {name!r} has no identity with the client id {settings.identity_client_id}",
-                f"set identity_client_id to {' or '.join(filter(None, ids)) or 'nothing: the cluster has one of its own'}",
+                f"set identity_client_id to {known}",
             )
     return fine(f"{_BY[wanted]} ({wanted})")
 

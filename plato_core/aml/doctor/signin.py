@@ -75,6 +75,7 @@ def workspace(case: Case) -> Finding:
         if error.status_code in (401, 403, 404):
             return of_error(AmlError(workspace_refused(named, error.status_code)))
         raise
+    assert found is not None  # the SDK's type allows for what it never returns
     case.region, case.tracking_uri = found.location or "", str(found.mlflow_tracking_uri or "")
     if not case.tracking_uri:
         return broken(f"{named} has no MLflow of its own", "name a workspace of Azure Machine Learning")

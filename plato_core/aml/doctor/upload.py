@@ -77,7 +77,7 @@ def code(case: Case) -> Finding:
     if len(found.files) > _MOST_FILES or total > _MOST_BYTES:
         return warned(
             f"{said}; Azure ML documents a limit of {_MOST_FILES} files and {_MOST_BYTES // 2**20} MB",
-            f"name what no job needs in .amlignore{f', such as {", ".join(shown)}' if shown else ''}",
+            "name what no job needs in .amlignore" + (f", such as {', '.join(shown)}" if shown else ""),
         )
     if shown:
         return warned(f"{said}; large ones: {', '.join(shown)}", "name them in .amlignore if no job needs them")
