@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from plato_core import config_yaml
 from plato_core.aml import WORKER_TYPE
 from plato_core.aml.fields import PoolFields
-from plato_core.aml.pool import AzureMLJobConfiguration, template
+from plato_core.aml.pool import AzureMLJobConfiguration
 from plato_core.deploying import PREFECT_YAML
 from plato_core.errors import ConfigError
 from plato_core.report.text import hide_passwords, plain
@@ -28,13 +28,13 @@ class Found:
 
     Attributes:
         source: Where they come from, in words.
-        form: The pool's base job template.
+        form: The pool's base job template; None for that of a new one.
         variables: The deployment's job variables.
         note: Why they do not come from the Prefect server; empty if they do.
     """
 
     source: str
-    form: Mapping[str, Any] = field(default_factory=template)
+    form: Mapping[str, Any] | None = None
     variables: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
 
@@ -48,10 +48,11 @@ class Found:
             ConfigError: One of them is not possible.
         """
         variables = {**self.variables, **overrides}
-        for values in (self.variables, overrides):  # as Prefect does: variables of the environment are joined
-            if isinstance(values.get("env"), dict):
-                variables["env"] = {**(self.variables.get("env") or {}), **values["env"]}
+        if "env" in self.variables and "env" in overrides:  # as Prefect does, these are joined
+            variables["env"] = self.variables["env"] | overrides["env"]
         try:
+            if self.form is None:  # Prefect's own way would start a server to ask for blocks
+                return AzureMLJobConfiguration.model_validate(variables)
             return asyncio.run(AzureMLJobConfiguration.from_template_and_values(dict(self.form), variables))
         except ValidationError as error:
             first = error.errors()[0]
@@ -68,12 +69,15 @@ def parsed(given: Sequence[str]) -> dict[str, Any]:
         ConfigError: One is not like that, or there is no such setting.
     """
     known = [*PoolFields.model_fields, "env", "name", "labels", "command"]
-    found = {}
+    found: dict[str, Any] = {}
     for one in given:
         name, equals, text = one.partition("=")
         if not equals:
             raise ConfigError(f"--job-variable: {one!r} must be like name=value")
-        if name.partition(".")[0] not in known:
+        if name.startswith("env."):
+            found.setdefault("env", {})[name.removeprefix("env.")] = text
+            continue
+        if name not in known:
             raise ConfigError(f"--job-variable: there is no setting {name!r}; there are: {', '.join(known)}")
         try:
             found[name] = json.loads(text)

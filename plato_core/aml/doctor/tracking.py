@@ -6,10 +6,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from plato_core.aml.clouds import workspace_refused
 from plato_core.aml.doctor.case import Case
-from plato_core.aml.doctor.finding import Finding, broken, fine, of_error, warned
-from plato_core.errors import AmlError, TrackingError
+from plato_core.aml.doctor.finding import Finding, broken, fine, warned
+from plato_core.errors import TrackingError
 from plato_core.tracking.artifacts import artifact_repository, put_text
 from plato_core.tracking.azure import canonical
 from plato_core.tracking.client import make_client, tracking_errors
@@ -19,6 +18,10 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "plato-doctor"
 _NAME, _CONTENT = "plato-doctor.txt", "written by plato aml doctor\n"
+_MAY_WRITE = (
+    "whoever is signed in needs the role AzureML Data Scientist on the workspace, and its storage must be reached from "
+    "here; if both are so, try again in a while"
+)
 _KEEPS = f"Azure ML keeps the experiment {EXPERIMENT} and the file of {len(_CONTENT)} bytes"
 
 
@@ -28,16 +31,14 @@ def mlflow(case: Case) -> Finding:
     if not case.write:
         make_client(uri)
         return fine("can be read; whether it can be written to was not tried")
-    assert case.workspace is not None
+    client = make_client(uri)  # which asks for the experiments, and says what is wrong where it gets no answer
     try:
         with tracking_errors(uri):
-            client = make_client(uri)
             return _tried(client)
     except TrackingError as error:
-        status = next((status for status in (401, 403) if str(status) in str(error)), None)
-        if status:
-            return of_error(AmlError(workspace_refused(case.workspace, status)))
-        raise
+        # A refusal's status is lost on the way through MLflow, so that nothing tells it from a fault that passes.
+        why = str(error).removeprefix(f"tracking store {uri}: ")
+        return broken(f"can be read, but writing to it fails: {why}", _MAY_WRITE)
 
 
 def _tried(client: MlflowClient) -> Finding:

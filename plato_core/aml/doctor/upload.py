@@ -17,6 +17,7 @@ from plato_core.report.text import counted
 _MOST_FILES, _MOST_BYTES = 2000, 300 * 2**20
 _LARGE = 10 * 2**20
 _SHOWN = 5
+_NAME = "set code to the project's own folder"
 _SECRET = (
     ".env", ".env.*", "*.env", "*.key", "*.pfx", "*.p12", "*.jks", "*.kdbx", "id_rsa", "id_dsa", "id_ecdsa",
     "id_ed25519", ".netrc", "_netrc", ".pypirc", ".git-credentials", "credentials", "credentials.json", "prefect.toml",
@@ -48,11 +49,9 @@ def code(case: Case) -> Finding:
     """See how much goes up."""
     folder = Path(case.settings.code).expanduser()
     if not folder.is_dir():
-        return broken(
-            f"there is no folder {case.settings.code!r} here ({Path.cwd()})", "set code to the project's folder"
-        )
+        return broken(f"there is no folder {case.settings.code!r} here ({Path.cwd()})", _NAME)
     if folder.resolve() in (Path.home(), Path("/")):
-        return broken(f"{folder.resolve()} would be uploaded whole", "set code to the project's own folder")
+        return broken(f"{folder.resolve()} would be uploaded whole", _NAME)
     loop = next(_loops(folder), None)
     if loop is not None:
         return broken(
@@ -73,7 +72,7 @@ def code(case: Case) -> Finding:
             "remove them, or name them in .amlignore",
         )
     if not found.files:
-        return broken(said, "set code to the project's folder, or let .amlignore leave out less")
+        return broken(said, f"{_NAME}, or let .amlignore leave out less")
     if len(found.files) > _MOST_FILES or total > _MOST_BYTES:
         return warned(
             f"{said}; Azure ML documents a limit of {_MOST_FILES} files and {_MOST_BYTES // 2**20} MB",
