@@ -57,9 +57,8 @@ def doctor(
     if workspace_config is not None:
         overrides["workspace_config"] = str(workspace_config)
     found = look_up(deployment, Path.cwd())
-    source = f"{found.source}{f' ({found.note})' if found.note else ''}"
     lines = []
-    for line in examine(found.filled(overrides), source=source, write=write):
+    for line in examine(found.filled(overrides), source=found.source, note=found.note, write=write):
         lines.append(line)
         print(line.model_dump_json() if json else line.describe(), flush=True)
     failed = sum(line.level == "failed" for line in lines)

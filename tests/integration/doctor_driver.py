@@ -1,7 +1,8 @@
 """Runs `plato aml doctor` again and again in one process, whose imports take seconds: `python -m doctor_driver`.
 
 Each line of standard input is a run, as JSON: `argv`, `cwd`, `env` (a variable that is null is taken away). Each of
-standard output is what came of one: `code`, `out`, `err`.
+standard output is what came of one: `code`, `out`, `err`. With `settings` in place of arguments, the setup of a job
+that talks to no Prefect API is examined.
 """
 
 from __future__ import annotations
@@ -13,10 +14,14 @@ import os
 import sys
 from typing import Any
 
+from plato_core.aml.doctor import examine
+from plato_core.aml.fields import PoolFields
 from plato_core.cli import main
 
 
-def run(argv: list[str], cwd: str, env: dict[str, str | None]) -> dict[str, Any]:
+def run(
+    argv: list[str], cwd: str, env: dict[str, str | None], settings: dict[str, Any] | None = None
+) -> dict[str, Any]:
     before = dict(os.environ)
     os.environ.update({name: value for name, value in env.items() if value is not None})
     for name in [name for name, value in env.items() if value is None]:
@@ -25,11 +30,17 @@ def run(argv: list[str], cwd: str, env: dict[str, str | None]) -> dict[str, Any]
     out, err = io.StringIO(), io.StringIO()
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = main(argv)
+            code = main(argv) if settings is None else examined(settings)
     finally:
         os.environ.clear()
         os.environ.update(before)
     return {"code": code, "out": out.getvalue(), "err": err.getvalue()}
+
+
+def examined(settings: dict[str, Any]) -> int:
+    for line in examine(PoolFields(**settings), prefect=False, write=False):
+        print(line.model_dump_json())
+    return 0
 
 
 if __name__ == "__main__":

@@ -62,14 +62,20 @@ class Desk:
     driver: subprocess.Popen[str]
 
     def doctor(self, *arguments: str, cwd: Path | None = None, **env: str | None) -> Seen:
-        argv = ["aml", "doctor", *arguments]
+        return self._ask(["aml", "doctor", *arguments], cwd or self.project, env)
+
+    def _ask(self, argv: list[str], cwd: Path, env: dict[str, str | None], **more: Any) -> Seen:
         assert self.driver.stdin
         assert self.driver.stdout
-        self.driver.stdin.write(json.dumps({"argv": argv, "cwd": str(cwd or self.project), "env": env}) + "\n")
+        self.driver.stdin.write(json.dumps({"argv": argv, "cwd": str(cwd), "env": env, **more}) + "\n")
         self.driver.stdin.flush()
         seen = Seen(**json.loads(self.driver.stdout.readline()))
         assert not [value for value in (PASSWORD, *self.emulator.secrets()) if value in seen.out + seen.err]
         return seen
+
+    def examined(self, settings: dict[str, Any]) -> dict[str, dict[str, str]]:
+        """The lines about a job that talks to no Prefect API."""
+        return self._ask([], self.project, {}, settings=settings).lines
 
     def checked(self, *variables: str, cwd: Path | None = None, **env: str | None) -> Seen:
         """With variables over the deployment's, without what takes long."""
@@ -103,6 +109,10 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
         variables = {"api_url": api, "api_auth_secret": secret, "identity": "managed", "instance_count": 2}
         body = {"name": "aml", "flow_id": flow["id"], "work_pool_name": "aml", "job_variables": variables}
         server.request("POST", "/deployments/", body)
+        server.request("POST", "/work_pools/", {"name": "local", "type": "process", "base_job_template": {}})
+        server.request(
+            "POST", "/deployments/", body | {"name": "local", "work_pool_name": "local", "job_variables": {}}
+        )
         prefect = {name: value for name, value in server.environment.items() if name.startswith("PREFECT_")}
         with subprocess.Popen(
             [sys.executable, "-m", "doctor_driver"],
@@ -134,7 +144,7 @@ def test_a_sound_setup_is_all_well_and_nothing_of_the_look_stays(desk: Desk) -> 
     assert f"Ray {version('ray')}" in said["environment"]
     assert "4 files" in said["code"]  # the ignore file itself goes up too
     assert "2 left out by .amlignore" in said["code"]
-    assert "2 nodes need 4 cores" in said["quota"]
+    assert "2 nodes of 2 cores" in said["quota"]
     assert "takes the key" in said["Prefect API"]
     assert "their run is deleted" in said["MLflow"]
 
@@ -160,7 +170,7 @@ def test_a_sound_setup_is_all_well_and_nothing_of_the_look_stays(desk: Desk) -> 
         ),
         (["compute=my-instance"], "compute", "is no cluster but an instance", "set compute to one of: cpu-cluster"),
         (["compute=bare"], "identity", "'bare' has no managed identity", "--name bare --identity-type SystemAssigned"),
-        (["compute=no-quota"], "quota", "2 nodes need 192 cores, but the quota", "more quota"),
+        (["compute=no-quota"], "quota", "2 nodes of 96 cores, but the quota", "more quota"),
         (["environment=plato:9"], "environment", "no environment plato:9", "az ml environment create --file"),
         (["environment=plato@latest"], "environment", "no environment plato@latest", "az ml environment create"),
         (["environment=nothing"], "environment", "'nothing' is neither a folder", "set environment to deployments/aml"),
@@ -292,12 +302,33 @@ def test_low_priority_nodes_are_told_of(desk: Desk) -> None:
         (["--job-variable", "computer=x"], "there is no setting 'computer'"),
         (["--job-variable", "instance_count=0"], "instance_count: 0 is not possible"),
         (["--deployment", "sweep/nothing"], "is neither on the Prefect server"),
+        (["--deployment", "sweep/local"], "runs in the pool local, which is not of type azure-ml"),
     ],
 )
 def test_bad_input_is_told_as_such(desk: Desk, arguments: list[str], said: str) -> None:
     seen = desk.doctor(*arguments)
     assert (seen.code, seen.out) == (2, "")
     assert said in seen.err
+
+
+def test_a_job_without_prefect_is_examined_without_its_api_and_its_secrets(desk: Desk) -> None:
+    lines = desk.examined({"compute": "cpu-cluster", "instance_count": 5})
+    assert list(lines) == [name for name in CHECKS if name not in ("settings", "key vault", "Prefect API")]
+    assert {name for name, line in lines.items() if line["level"] == "failed"} == {"compute"}
+
+
+def test_a_pool_without_the_deployment_is_a_warning(desk: Desk) -> None:
+    """The last one here that needs the deployment: it goes."""
+    deployment = desk.server.request("GET", "/deployments/name/sweep/aml")
+    desk.server.request("DELETE", f"/deployments/{deployment['id']}")
+    settings = deployment["job_variables"]
+    given = [f"{name}={settings[name]}" for name in ("api_url", "api_auth_secret", "identity")]
+    seen = desk.checked(*given)
+    line = seen.lines["settings"]
+    assert (seen.code, line["level"]) == (0, "warning"), seen.out
+    assert line["found"].startswith("pool aml of http")
+    assert "has no deployment sweep/aml" in line["found"]
+    assert "prefect --no-prompt deploy --name aml" in line["remedy"]
 
 
 @thorough

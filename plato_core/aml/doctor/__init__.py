@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from plato_core.aml.doctor import cluster, environment, rights, route, signin, tracking, upload
 from plato_core.aml.doctor.case import Case
-from plato_core.aml.doctor.finding import Finding, Line, broken, fine, of_error, skipped
+from plato_core.aml.doctor.finding import Finding, Line, broken, fine, of_error, skipped, warned
 from plato_core.aml.fields import PoolFields
 from plato_core.aml.pool import AzureMLJobConfiguration
 from plato_core.aml.refusal import translated
@@ -16,6 +16,7 @@ from plato_core.report.text import cut, plain
 
 __all__ = ["Line", "examine"]
 _LONGEST = 300
+_DEPLOYED = "name the server by PREFECT_API_URL, and deploy to it: prefect --no-prompt deploy --name aml"
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ def _settings(case: Case) -> Finding:
     run = FlowRun(id=UUID(int=0), flow_id=UUID(int=0), name="plato-aml-doctor", parameters={})
     case.settings.prepare_for_flow_run(run)
     case.settings.job_spec(run)
+    if case.note:
+        return warned(f"{case.source}: {case.note}", _DEPLOYED)
     return fine(case.source)
 
 
@@ -65,12 +68,15 @@ _CHECKS = (
 )
 
 
-def examine(settings: PoolFields, *, source: str = "", prefect: bool = True, write: bool = True) -> Iterator[Line]:
+def examine(
+    settings: PoolFields, *, source: str = "", note: str = "", prefect: bool = True, write: bool = True
+) -> Iterator[Line]:
     """Look at a setup, one check after another.
 
     Args:
         settings: Of its jobs.
         source: Where they come from, in words.
+        note: Why they do not come from a Prefect server, which is a warning; empty if they do.
         prefect: Whether the jobs talk to the Prefect API; without, nothing of it or of its secrets is looked at.
         write: Whether a run may be written to MLflow, which is deleted again.
 
@@ -78,7 +84,7 @@ def examine(settings: PoolFields, *, source: str = "", prefect: bool = True, wri
         What each check found, as soon as it did.
     """
     known = settings if isinstance(settings, AzureMLJobConfiguration) else None
-    case = Case(known or AzureMLJobConfiguration(**settings.model_dump()), source, prefect, write)
+    case = Case(known or AzureMLJobConfiguration(**settings.model_dump()), source, note, prefect, write)
     in_the_way: dict[str, str] = {}  # by the name of a check that could not be done, the one at the root of it
     for check in _CHECKS:
         if check.prefect and not prefect:

@@ -25,6 +25,7 @@ class Case:
     Args:
         settings: Of the jobs.
         source: Where they come from, in words.
+        note: Why they do not come from a Prefect server; empty if they do.
         prefect: Whether a job talks to the Prefect API.
         write: Whether something may be written to MLflow, and removed again.
 
@@ -40,6 +41,7 @@ class Case:
 
     settings: AzureMLJobConfiguration
     source: str = ""
+    note: str = ""
     prefect: bool = True
     write: bool = True
     credential: TokenCredential | None = None

@@ -59,7 +59,7 @@ def cost(case: Case) -> Finding:
     kept = found.min_instances or 0
     if kept:
         return warned(
-            f"cluster {found.name!r} keeps {counted(kept, 'node')} without a job, and they are paid",
+            f"cluster {found.name!r} keeps {counted(kept, 'node')} without a job, which costs",
             f"az ml compute update --name {found.name} --min-instances 0",
         )
     idle = found.idle_time_before_scale_down
@@ -128,7 +128,7 @@ def limits_of(usages: Iterable[dict[str, Any]], family: str, *, low_priority: bo
 
 def judged(limits: list[Limit], cores: int, nodes: int) -> Finding:
     """Return whether so many cores fit into all of the quotas."""
-    need = f"{counted(nodes, 'node')} need {cores} cores"
+    need = f"{counted(nodes, 'node')} of {cores // nodes} cores"
     tight = min(limits, key=lambda one: one.limit)
     if cores > tight.limit:
         return broken(f"{need}, but the quota {tight.name} is {tight.limit}", _MORE_QUOTA)

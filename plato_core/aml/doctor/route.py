@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import ipaddress
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -77,20 +78,30 @@ def is_private(host: str) -> bool:
 
 
 def _client(case: Case, url: str) -> httpx.Client:
-    """A client of the API that signs in as the job will, with what was read from the key vault; with nothing else."""
+    """A client of the API that signs in as the job will, with what was read from the key vault; with nothing else.
+
+    Unencrypted it does not: a private address may be another machine here than in the cluster's network.
+    """
     import ssl
 
     import httpx
     from prefect.settings import get_current_settings
 
-    headers = {}
+    api = get_current_settings().api
+    headers: dict[str, str] = {}
+    if not may_send(url, api.url or ""):
+        case.secrets.clear()
     if key := case.secrets.get("PREFECT_API_KEY"):
         headers["Authorization"] = f"Bearer {key}"
     elif login := case.secrets.get("PREFECT_API_AUTH_STRING"):
         headers["Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
-    api = get_current_settings().api
     trusted = ssl.create_default_context(cafile=api.ssl_cert_file or None)
     return httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=_TIMEOUT_S, verify=trusted)
+
+
+def may_send(url: str, in_force: str) -> bool:
+    """Say whether a key may go to an address from here: encrypted, or to the API that this machine uses anyway."""
+    return urlsplit(url).scheme == "https" or urlsplit(url)[:2] == urlsplit(in_force)[:2]
 
 
 def _asked(client: httpx.Client, *, cloud: bool) -> Met:
@@ -127,11 +138,12 @@ def _met(case: Case, shown: str, met: Met, *, closed: bool) -> Finding:
 
     said = f"{shown} answers from here{' and takes the key' if case.secrets else ''}"
     said += f", version {met.version}" if met.version else ""
-    if met.version and _numbers(met.version) < _numbers(prefect.__version__):
+    if met.version and older(met.version, prefect.__version__):
         return warned(
             f"{said}, older than the jobs' {prefect.__version__}", f"bring the server to {prefect.__version__} or later"
         )
-    if urlsplit(shown).scheme != "https" and case.secrets:
+    keyed = case.settings.api_key_secret or case.settings.api_auth_secret
+    if urlsplit(shown).scheme != "https" and keyed:
         return warned(f"{said}, but unencrypted: the key can be read on the way", "set api_url to an https:// address")
     network = getattr(case.cluster, "network_settings", None) if case.cluster is not None else None
     if closed and network is None:
@@ -142,11 +154,13 @@ def _met(case: Case, shown: str, met: Met, *, closed: bool) -> Finding:
     return fine(f"{said}; whether the cluster's network lets a job through, only a job can tell")
 
 
+def older(version: str, than: str) -> bool:
+    """Say whether a version is an earlier one, by the numbers that both of them have."""
+    ours, theirs = _numbers(version), _numbers(than)
+    shared = min(len(ours), len(theirs))
+    return ours[:shared] < theirs[:shared]
+
+
 def _numbers(version: str) -> tuple[int, ...]:
-    numbers = []
-    for part in version.split("+")[0].split("."):
-        digits = "".join(letter for letter in part if letter.isdigit())
-        if not part.isdigit():
-            break
-        numbers.append(int(digits))
-    return tuple(numbers)
+    found = re.match(r"\d+(\.\d+)*", version)
+    return tuple(map(int, found[0].split("."))) if found else ()

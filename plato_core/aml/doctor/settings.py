@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from plato_core.deploying import PREFECT_YAML
 from plato_core.errors import ConfigError
 from plato_core.report.text import hide_passwords, plain
 
-DEPLOYMENT = "sweep/aml"
+DEPLOYMENT, POOL = "sweep/aml", "aml"
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,15 @@ class Found:
         source: Where they come from, in words.
         form: The pool's base job template; None for that of a new one.
         variables: The deployment's job variables.
-        note: Why they do not come from the Prefect server; empty if they do.
+        note: Why they do not come from a deployment of a Prefect server; empty if they do.
+        deployed: Whether they do.
     """
 
     source: str
     form: Mapping[str, Any] | None = None
     variables: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
+    deployed: bool = False
 
     def filled(self, overrides: Mapping[str, Any]) -> AzureMLJobConfiguration:
         """Return the settings of a job.
@@ -99,12 +101,13 @@ def look_up(deployment: str | None, folder: Path) -> Found:
     named = deployment or DEPLOYMENT
     if named.count("/") != 1:
         raise ConfigError(f"--deployment: {named!r} must be like flow/name, as `prefect deployment ls` shows it")
-    at_server, note = _of_server(named)
+    at_server, note = _of_server(named, also_alone=deployment is None)
+    name = named.partition("/")[2]
+    variables = _of_project(name, folder)
     if at_server is not None:
-        return at_server
-    variables = _of_project(named.partition("/")[2], folder)
+        return at_server if at_server.deployed else replace(at_server, variables=variables or {})
     if variables is not None:
-        return Found(f"{PREFECT_YAML}, deployment {named.partition('/')[2]}", variables=variables, note=note)
+        return Found(f"{PREFECT_YAML}, deployment {name}", variables=variables, note=note)
     if deployment is not None:
         raise ConfigError(
             f"--deployment: {deployment!r} is neither on the Prefect server ({note}) nor in {folder / PREFECT_YAML}; "
@@ -113,11 +116,16 @@ def look_up(deployment: str | None, folder: Path) -> Found:
     return Found("the defaults of the pool's form", note=note)
 
 
-def _of_server(deployment: str) -> tuple[Found | None, str]:
-    """Return what the server in force says, or why it says nothing."""
+def _of_server(deployment: str, *, also_alone: bool) -> tuple[Found | None, str]:
+    """Return what the server in force says, or why it says nothing.
+
+    Args:
+        deployment: Whose settings.
+        also_alone: Whether its pool will do, by the name that it has in the project, where it is not deployed.
+    """
     import httpx
     from prefect.client.orchestration import get_client
-    from prefect.exceptions import PrefectException
+    from prefect.exceptions import ObjectNotFound
     from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
     from prefect.settings import get_current_settings as current
 
@@ -125,28 +133,29 @@ def _of_server(deployment: str) -> tuple[Found | None, str]:
     if not url:  # empty counts as unset: Prefect would start a server of its own
         return None, "PREFECT_API_URL is not set"
     shown = hide_passwords(url)
+    patience = {PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: 10}
     try:
-        with (
-            temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: 10}),
-            get_client(sync_client=True) as client,
-        ):
-            answer = client._client.get("/deployments/name/" + deployment)
-            found = answer.json()
-            pool_name = found.get("work_pool_name")
-            pool = client.read_work_pool(pool_name) if pool_name else None
-    except (httpx.HTTPStatusError, PrefectException) as error:
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        if status == 404:
-            return None, f"{shown} has no deployment {deployment}"
-        return None, f"{shown} answers {status or plain(str(error))}"
+        with temporary_settings(patience), get_client(sync_client=True) as client:
+            try:
+                found = client.read_deployment_by_name(deployment)
+            except ObjectNotFound:
+                note = f"{shown} has no deployment {deployment}"
+                pool = next((one for one in client.read_work_pools() if one.name == POOL), None) if also_alone else None
+                if pool is None or pool.type != WORKER_TYPE:
+                    return None, note
+                return Found(f"pool {POOL} of {shown}", pool.base_job_template, note=note), ""
+            pool = client.read_work_pool(found.work_pool_name) if found.work_pool_name else None
+    except httpx.HTTPStatusError as error:
+        return None, f"{shown} answers {error.response.status_code}"
     except (httpx.HTTPError, httpx.InvalidURL, RuntimeError) as error:
         return None, f"{shown} does not answer ({plain(str(error)) or type(error).__name__})"
     if pool is None or pool.type != WORKER_TYPE:
         raise ConfigError(
-            f"--deployment: {deployment} runs in the pool {pool_name or 'none'}, which is not of type {WORKER_TYPE}"
+            f"--deployment: {deployment} runs in the pool {found.work_pool_name or 'none'}, which is not of type "
+            f"{WORKER_TYPE}; name one that is"
         )
-    source = f"deployment {deployment} and pool {pool_name} of {shown}"
-    return Found(source, pool.base_job_template, found.get("job_variables") or {}), ""
+    source = f"deployment {deployment} and pool {pool.name} of {shown}"
+    return Found(source, pool.base_job_template, found.job_variables or {}, deployed=True), ""
 
 
 def _of_project(name: str, folder: Path) -> dict[str, Any] | None:
