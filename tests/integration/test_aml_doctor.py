@@ -18,6 +18,7 @@ import yaml
 from aml_bed import Emulator, running_emulator
 from aml_jobs import laptop_env
 from aml_worker_bed import GuardedServer
+from prefect_server import PrefectServer
 from thorough import thorough
 
 from plato_core.aml.pool import template
@@ -58,7 +59,7 @@ class Desk:
 
     project: Path
     emulator: Emulator
-    server: GuardedServer
+    server: PrefectServer
     driver: subprocess.Popen[str]
 
     def doctor(self, *arguments: str, cwd: Path | None = None, **env: str | None) -> Seen:
@@ -225,7 +226,7 @@ def test_a_workspace_that_is_not_there_is_named_with_its_remedy(desk: Desk, tmp_
     ],
 )
 def test_who_is_not_signed_in_is_told_how(desk: Desk, env: dict[str, str | None], found: str) -> None:
-    seen = desk.checked(**env)
+    seen = desk.checked(cwd=None, **env)
     line = seen.lines["login"]
     assert (seen.code, line["level"]) == (1, "failed")
     assert found in line["found"]

@@ -133,9 +133,11 @@ def _of_server(deployment: str, *, also_alone: bool) -> tuple[Found | None, str]
     if not url:  # empty counts as unset: Prefect would start a server of its own
         return None, "PREFECT_API_URL is not set"
     shown = hide_passwords(url)
-    patience = {PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: 10}
     try:
-        with temporary_settings(patience), get_client(sync_client=True) as client:
+        with (
+            temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: 10}),
+            get_client(sync_client=True) as client,
+        ):
             try:
                 found = client.read_deployment_by_name(deployment)
             except ObjectNotFound:
