@@ -26,7 +26,7 @@ def doctor(
     deployment: str | None = None,
     job_variable: Annotated[list[str] | None, Parameter(negative="", metavar="NAME=VALUE")] = None,
     workspace_config: Path | None = None,
-    write: Annotated[bool, Parameter(negative="--no-write", show_default=False)] = True,
+    no_write: Annotated[bool, Parameter(negative="")] = False,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Check a setup before a job costs anything: one line each, with what to do where something is wrong.
@@ -45,8 +45,8 @@ def doctor(
         A setting over the deployment's, as `prefect deployment run --job-variable` has it. Can be repeated.
     workspace_config
         The workspace's config.json, or a folder to look from.
-    write
-        Whether to try writing to MLflow.
+    no_write
+        Only read from MLflow.
     json
         Say each line as one JSON object.
     """
@@ -58,7 +58,7 @@ def doctor(
         overrides["workspace_config"] = str(workspace_config)
     found = look_up(deployment, Path.cwd())
     lines = []
-    for line in examine(found.filled(overrides), source=found.source, note=found.note, write=write):
+    for line in examine(found.filled(overrides), source=found.source, note=found.note, write=not no_write):
         lines.append(line)
         print(line.model_dump_json() if json else line.describe(), flush=True)
     failed = sum(line.level == "failed" for line in lines)
