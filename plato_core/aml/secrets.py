@@ -11,6 +11,10 @@ from plato_core.errors import AmlError, AmlUnavailable, ConfigError
 _PATH = re.compile(r"/secrets/(?P<name>[0-9A-Za-z-]{1,127})(?:/(?P<version>[0-9A-Fa-f]{32}))?/?")
 
 
+class VaultRefused(AmlError):
+    """The key vault does not let in who asks."""
+
+
 def secret(url: str) -> str:
     """Return the value of a secret.
 
@@ -20,7 +24,8 @@ def secret(url: str) -> str:
     Raises:
         ConfigError: The URL is none of a secret.
         AmlUnavailable: The vault does not answer, or the job's identity does not yet.
-        AmlError: The vault refuses it or has none of that name. The value is in no message.
+        VaultRefused: The vault refuses it.
+        AmlError: It has none of that name. The value is in no message.
     """
     from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError, ResourceNotFoundError
     from azure.keyvault.secrets import SecretClient
@@ -35,10 +40,10 @@ def secret(url: str) -> str:
         if error.status_code is None:  # azure-identity's own
             found = sign_in_error(str(error))
             raise type(found)(f"{url}: {found}") from None
-        raise AmlError(_refused(url, error.status_code)) from None
+        raise VaultRefused(_refused(url, error.status_code)) from None
     except HttpResponseError as error:
         if error.status_code in (401, 403):
-            raise AmlError(_refused(url, error.status_code)) from None
+            raise VaultRefused(_refused(url, error.status_code)) from None
         raise AmlUnavailable(f"{url}: the vault answers {error.status_code} ({error.reason}); try again") from None
     except AzureError as error:
         raise AmlUnavailable(f"{url}: the vault does not answer ({' '.join(str(error).split())[:200]})") from None

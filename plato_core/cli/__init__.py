@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError, UnusedCliTokensError
 
+from plato_core.cli.aml import aml_app
 from plato_core.cli.deploy import deploy
 from plato_core.cli.doctor import doctor
 from plato_core.cli.down import down
@@ -41,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     app.command(prune)
     app.command(doctor)
     app.command(notify)
+    app.command(aml_app())
     return _run(app, argv)
 
 

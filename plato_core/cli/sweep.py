@@ -10,11 +10,10 @@ from pydantic.fields import FieldInfo
 
 from plato_core import presets
 from plato_core.aml.sweepsettings import tracked
+from plato_core.aml.variables import parsed
 from plato_core.config import SweepConfig
 from plato_core.config_machine import check_machine
 from plato_core.config_sources import DEFAULT_PRESET, load_config
-from plato_core.config_yaml import parse_value
-from plato_core.errors import ConfigError
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "What": (
@@ -64,27 +63,12 @@ def _sweep(
 ) -> int:
     given = {name: value for name, value in flags.items() if value is not None}
     if job_variable:
-        given["job_variables"] = job_variables(job_variable)
+        given["job_variables"] = parsed(job_variable)
     settings = tracked(load_config(given, config, os.environ))
     check_machine(settings)
     from plato_core.cli.run import run_sweep  # everything heavy is behind it
 
     return run_sweep(settings, bool(json))
-
-
-def job_variables(given: list[str]) -> dict[str, Any]:
-    """Return the settings of a job that were given as `name=value`, as `prefect deployment run` takes them.
-
-    Raises:
-        ConfigError: One is not of that form.
-    """
-    found = {}
-    for one in given:
-        name, equals, value = one.partition("=")
-        if not equals or not name:
-            raise ConfigError(f"--job-variable: {one!r} is not possible; give name=value, such as instance_count=2")
-        found[name] = parse_value(value)
-    return found
 
 
 def _command() -> Any:

@@ -134,7 +134,11 @@ def _workspace() -> dict[str, object]:
 def _compute(name: str, compute: Compute) -> dict[str, object]:
     properties: dict[str, object] = {"vmSize": compute.vm_size}
     if compute.kind == "AmlCompute":
-        limits = {"minNodeCount": 0, "maxNodeCount": compute.max_nodes, "nodeIdleTimeBeforeScaleDown": "PT2M"}
+        limits = {
+            "minNodeCount": compute.min_nodes,
+            "maxNodeCount": compute.max_nodes,
+            "nodeIdleTimeBeforeScaleDown": "PT2M",
+        }
         properties |= {
             "vmPriority": compute.priority,
             "scaleSettings": limits,
@@ -146,11 +150,13 @@ def _compute(name: str, compute: Compute) -> dict[str, object]:
         }
     else:
         properties |= {"state": "Running", "applicationSharingPolicy": "Personal", "sshSettings": {}}
+    identity = {"identity": {"type": "SystemAssigned", "principalId": f"emu-{name}", "tenantId": TENANT}}
     return {
         "id": f"{WORKSPACE_ID}/computes/{name}",
         "name": name,
         "type": f"{PROVIDER}/workspaces/computes",
         "location": LOCATION,
+        **(identity if compute.identity else {}),
         "properties": {
             "computeType": compute.kind,
             "provisioningState": "Succeeded",

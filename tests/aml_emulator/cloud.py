@@ -18,6 +18,7 @@ AAD_HOST = "login.microsoftonline.com"
 API_HOST = f"{LOCATION}.api.azureml.ms"
 BLOB_HOST = f"{ACCOUNT}.blob.{SUFFIX}"
 VAULT_HOST = f"{VAULT}.vault.azure.net"
+PUBLISHED_HOST = "prefect.example.com"  # none of Azure's: a server of the user's own, see `published`
 HOSTS = (
     ARM_HOST,
     AAD_HOST,
@@ -27,6 +28,7 @@ HOSTS = (
     f"*.dfs.{SUFFIX}",
     f"*.file.{SUFFIX}",
     "*.vault.azure.net",
+    PUBLISHED_HOST,
 )
 
 WORKSPACE_ID = (

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from aml_emulator import processes
-from aml_emulator.cloud import VAULT_HOST
+from aml_emulator.cloud import PUBLISHED_HOST, VAULT_HOST
 from aml_emulator.faults import Faults
 from aml_emulator.messages import ServiceError
 from aml_emulator.state import Compute, Job, State
@@ -31,6 +31,7 @@ class Control:
             "status": lambda job, status: state.set_status(self._job(job), status),
             "fail_next": self._fail_next,
             "compute": self._compute,
+            "publish": self._publish,
             "token_seconds": self._token_seconds,
             "expire_run_token": lambda job: tokens.expire(self._job(job).token),
         }
@@ -91,6 +92,10 @@ class Control:
     def _compute(self, name: str, **wanted: Any) -> None:
         with self._state.changed:
             self._state.computes[name] = Compute(**wanted)
+
+    def _publish(self, port: int) -> dict[str, str]:
+        self._state.published_port = port
+        return {"url": f"https://{PUBLISHED_HOST}"}
 
     def _token_seconds(self, seconds: float) -> None:
         self._tokens.token_seconds = seconds

@@ -8,10 +8,12 @@ from aml_emulator.aad import directory
 from aml_emulator.arm import Arm
 from aml_emulator.artifacts import resolved_uris
 from aml_emulator.blob import BlobStore
-from aml_emulator.cloud import AAD_HOST, API, ARM_HOST, PROVIDER
+from aml_emulator.capacity import capacity, is_capacity
+from aml_emulator.cloud import AAD_HOST, API, ARM_HOST, PROVIDER, PUBLISHED_HOST
 from aml_emulator.history import History
 from aml_emulator.messages import Answer, Request, as_json, no_route
 from aml_emulator.mlflow_api import MlflowApi
+from aml_emulator.published import published
 from aml_emulator.state import State
 from aml_emulator.tokens import Tokens
 from aml_emulator.vault import vault
@@ -35,6 +37,8 @@ class Router:
         """Answers, or raises `ServiceError`."""
         if request.host.endswith((".blob.core.windows.net", ".dfs.core.windows.net")):
             return self._blobs.answer(request)
+        if request.host == PUBLISHED_HOST:
+            return published(request, self._state.published_port)
         if request.host == AAD_HOST:
             return directory(request, self._tokens)
         if request.host.endswith(".vault.azure.net"):
@@ -43,6 +47,9 @@ class Router:
             if found := re.fullmatch(_WORKSPACE, request.path, re.IGNORECASE):
                 self._tokens.check(request, "management.")
                 return self._arm.answer(request, found[1], found[2] or "")
+            if is_capacity(request):
+                self._tokens.check(request, "management.")
+                return capacity(request, self._state)
             raise no_route(request)
         return self._regional(request)
 

@@ -21,7 +21,9 @@ class Compute:
     """A cluster: its size, and who uses it.
 
     Attributes:
-        quota: Nodes that the subscription may have; a job that needs more is accepted and then fails.
+        quota: Nodes that the subscription may have of its family; a job that needs more is accepted and then fails.
+        min_nodes: That are kept without a job.
+        identity: Whether it has a managed identity of its own.
     """
 
     vm_size: str
@@ -30,6 +32,8 @@ class Compute:
     kind: str = "AmlCompute"
     quota: int | None = None
     busy: int = 0
+    min_nodes: int = 0
+    identity: bool = True
 
 
 @dataclass
@@ -94,6 +98,7 @@ class State:
     secrets: dict[str, str] = field(default_factory=dict)
     planned_failures: list[dict[str, str]] = field(default_factory=list)
     queue_held: bool = False
+    published_port: int | None = None
     changed: threading.Condition = field(default_factory=lambda: threading.Condition(threading.RLock()))
     computes: dict[str, Compute] = field(
         default_factory=lambda: {

@@ -8,6 +8,7 @@ import pytest
 
 from flows.get_mlflow_artifacts import fetch
 from plato_core.cli import deploy, doctor, down, flush, notify, prune, sweep_main, up
+from plato_core.cli.aml import doctor as aml_doctor
 from plato_core.cli.sweep import GROUPS
 
 ROOT = Path(__file__).parents[2]
@@ -67,7 +68,7 @@ def test_the_table_has_the_defaults_that_the_help_shows(
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_flag_that_a_document_names_exists(document: Path) -> None:
-    commands = (fetch, flush, prune, doctor, notify, deploy, up, down)
+    commands = (fetch, flush, prune, doctor, aml_doctor, notify, deploy, up, down)
     own = {flag(name) for command in commands for name in inspect.signature(command).parameters}
     benchmark_flags = set(re.findall(r'"(--[a-z-]+)"', (ROOT / "benchmarks" / "main_job.py").read_text()))
     named = set(FLAG.findall(document.read_text()))
