@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 TERMINAL = frozenset({"Completed", "Failed", "Canceled"})
-_CANCEL_S = 20.0  # that it is cancelled is seen by its status; so long the request itself is waited for
+# In seconds. The SDK's own limits are 300: a service that hangs would keep each question for 20 minutes.
+TIMEOUTS: dict[str, Any] = {"connection_timeout": 10.0, "read_timeout": 30.0}
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ class JobClient:
         from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 
         def ask() -> None:
-            self._ml.jobs.begin_cancel(name).wait(_CANCEL_S)
+            self._ml.jobs.begin_cancel(name, polling=False)  # that it is cancelled is seen by its status
 
         try:
             self._call(ask, keep=(ResourceNotFoundError, HttpResponseError))
@@ -225,7 +226,8 @@ class JobClient:
         for noisy in ("azure.ai.ml", "azure.core", "azure.identity"):
             logging.getLogger(noisy).setLevel(logging.ERROR)
         where = self.workspace
-        return MLClient(self._credential, where.subscription_id, where.resource_group, where.name, show_progress=False)
+        names = (where.subscription_id, where.resource_group, where.name)
+        return MLClient(self._credential, *names, show_progress=False, **TIMEOUTS)
 
     @property
     def _ml(self) -> MLClient:
@@ -244,14 +246,14 @@ class JobClient:
 
         cloud = current_cloud()
         login = BearerTokenCredentialPolicy(self._credential, cloud.scope)
-        return PipelineClient(f"https://{cloud.management}", policies=[RetryPolicy(), login])
+        return PipelineClient(f"https://{cloud.management}", policies=[RetryPolicy(), login], **TIMEOUTS)
 
     @cached_property
     def _plain(self) -> PipelineClient:
         from azure.core import PipelineClient
         from azure.core.pipeline.policies import RetryPolicy
 
-        return PipelineClient("https://blob.core.windows.net", policies=[RetryPolicy()])
+        return PipelineClient("https://blob.core.windows.net", policies=[RetryPolicy()], **TIMEOUTS)
 
     def _call(self, ask: Callable[[], T], keep: tuple[type[Exception], ...] = ()) -> T:
         """Return what Azure answers; of its errors those to keep as they are, others as one of ours."""

@@ -22,6 +22,7 @@ class Control:
             "state": self._show,
             "fault": lambda **wanted: faults.add(wanted),
             "clear_faults": faults.clear,
+            "faults": faults.left,
             "secret": self._secret,
             "secrets": lambda: [*tokens.all_secrets(), *state.secrets.values()],
             "hold": lambda: self._hold(True),
@@ -32,6 +33,7 @@ class Control:
             "fail_next": self._fail_next,
             "compute": self._compute,
             "token_seconds": self._token_seconds,
+            "client_secret": self._client_secret,
             "expire_run_token": lambda job: tokens.expire(self._job(job).token),
         }
 
@@ -91,6 +93,10 @@ class Control:
     def _compute(self, name: str, **wanted: Any) -> None:
         with self._state.changed:
             self._state.computes[name] = Compute(**wanted)
+
+    def _client_secret(self, value: str) -> None:
+        """From now on the directory takes this one alone, and the tokens of the one before open nothing."""
+        self._tokens.rotate(value)
 
     def _token_seconds(self, seconds: float) -> None:
         self._tokens.token_seconds = seconds
