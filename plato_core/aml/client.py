@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from plato_core.aml.clouds import current_cloud, tracking_uri_of
-from plato_core.aml.credentials import signed_in
+from plato_core.aml.credentials import TIMEOUTS, signed_in
 from plato_core.aml.job import JobSpec, command_job
 from plato_core.aml.refusal import translated
 from plato_core.aml.workspace import Workspace
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 TERMINAL = frozenset({"Completed", "Failed", "Canceled"})
-# In seconds. The SDK's own limits are 300: a service that hangs would keep each question for 20 minutes.
-TIMEOUTS: dict[str, Any] = {"connection_timeout": 10.0, "read_timeout": 30.0}
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,8 @@ _NOBODY = "nobody is signed in"
 # By these Azure refuses who asks. Without one it was not reached: azure-identity tells both by the same error.
 _REFUSAL = re.compile(r"AADSTS\d+|\((invalid|unauthorized)_\w+\)")
 _LONGEST = 300
-_READ_S = 30.0  # for an answer; azure-core's own limit is 300
+# In seconds. The SDK's own limits are 300: a service that hangs would keep each question for 20 minutes.
+TIMEOUTS: dict[str, Any] = {"connection_timeout": 10.0, "read_timeout": 30.0}
 
 
 class _Renewed:
@@ -86,7 +87,7 @@ def _credential() -> TokenCredential:
         exclude_visual_studio_code_credential=True,
         exclude_shared_token_cache_credential=True,
         # DEFAULT_IDENTITY_CLIENT_ID: the identity of the compute that a job runs on.
-        read_timeout=_READ_S,
+        read_timeout=TIMEOUTS["read_timeout"],
         managed_identity_client_id=os.environ.get("AZURE_CLIENT_ID") or os.environ.get("DEFAULT_IDENTITY_CLIENT_ID"),
     )
 

@@ -16,6 +16,10 @@ from aml_bed import Emulator, running_emulator
 from stack import ROOT
 from thorough import thorough
 
+from plato_core.aml.client import Failure, JobClient
+from plato_core.aml.workspace import Workspace
+from plato_core.errors import AmlError
+
 ENDED = {"Completed", "Failed", "Canceled"}
 
 
@@ -236,6 +240,26 @@ def test_errors_delays_and_half_answers_are_retried_by_the_sdk(emulator: Emulato
     assert client.compute.get("cpu-cluster").max_instances == 4
     spoilt = [one for one in emulator.requests() if one.get("fault")]
     assert {429, None} <= {one["status"] for one in spoilt}
+
+
+def test_a_secret_that_was_rotated_is_taken_by_the_client_that_is_there(
+    emulator: Emulator, submit: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = submit("rotated-001", "true")
+    wait(emulator, name)
+    jobs = JobClient(Workspace.of(emulator.tracking_uri))
+    assert jobs.find(name) is not None
+    assert jobs.failure(name) == Failure()
+    emulator.control("client_secret", value="the-next-secret-of-this-test")
+    try:
+        for _ in range(2):
+            with pytest.raises(AmlError, match="AADSTS7000215"):
+                jobs.find(name)
+        monkeypatch.setenv("AZURE_CLIENT_SECRET", "the-next-secret-of-this-test")
+        assert jobs.find(name) is not None
+        assert jobs.failure(name) == Failure()
+    finally:
+        emulator.control("client_secret", value=emulator.client_secret)
 
 
 def test_a_preempted_job_waits_again_and_runs_anew_with_its_named_output(
