@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from plato_core.aml.clouds import current_cloud, tracking_uri_of
-from plato_core.aml.credentials import TIMEOUTS, signed_in
+from plato_core.aml.credentials import TIMEOUTS, RenewableCredential, signed_in
 from plato_core.aml.job import JobSpec, command_job
 from plato_core.aml.refusal import translated
 from plato_core.aml.workspace import Workspace
@@ -24,7 +24,6 @@ from plato_core.report.text import plain
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
     from azure.core import PipelineClient
-    from azure.core.credentials import TokenCredential
 
 T = TypeVar("T")
 TERMINAL = frozenset({"Completed", "Failed", "Canceled"})
@@ -164,14 +163,21 @@ class JobClient:
         Raises:
             AmlError: It cannot be asked.
         """
+        from azure.core.exceptions import ClientAuthenticationError
         from azure.core.rest import HttpRequest
 
         request = HttpRequest("GET", f"{self._history_url}{path}", params=query or {})
-        response = self._call(lambda: self._rest.send_request(request))
-        if response.status_code == 404:
-            return None
-        self._call(response.raise_for_status)
-        return response.json()
+
+        def ask() -> dict[str, Any] | None:
+            response = self._rest.send_request(request)
+            if response.status_code == 401:
+                raise ClientAuthenticationError(response=response)
+            if response.status_code == 404:
+                return None
+            response.raise_for_status()
+            return response.json()
+
+        return self._call(ask)
 
     def read(self, url: str, offset: int, most: int) -> bytes | None:
         """Return a part of a blob, by an address that carries its own right to be read.
@@ -212,7 +218,7 @@ class JobClient:
         return int(response.headers.get("Content-Length") or 0)
 
     @cached_property
-    def _credential(self) -> TokenCredential:
+    def _credential(self) -> RenewableCredential:
         return signed_in()
 
     @cached_property
@@ -256,10 +262,16 @@ class JobClient:
     def _call(self, ask: Callable[[], T], keep: tuple[type[Exception], ...] = ()) -> T:
         """Return what Azure answers; of its errors those to keep as they are, others as one of ours."""
         from azure.ai.ml.exceptions import MlException
-        from azure.core.exceptions import AzureError
+        from azure.core.exceptions import AzureError, ClientAuthenticationError
 
         try:
-            return ask()
+            try:
+                return ask()
+            except ClientAuthenticationError as error:
+                if error.status_code != 401:
+                    raise
+                self._credential.renew()  # a token that was taken back before its end, as of a rotated secret
+                return ask()
         except keep:
             raise
         except (AzureError, MlException, OSError) as error:

@@ -38,17 +38,26 @@ _LONGEST = 300
 TIMEOUTS: dict[str, Any] = {"connection_timeout": 10.0, "read_timeout": 30.0}
 
 
-class _Renewed:
+class RenewableCredential:
     """A credential that is made anew when it is refused after it was not: somebody may have signed in again since.
 
-    What azure-identity has read when it was made (the environment, a certificate's file, which way was open) it keeps.
+    What azure-identity has read when it was made (the environment, a certificate's file, which way was open) it keeps,
+    and its tokens until they end by themselves.
+
+    Args:
+        make: Makes one.
     """
 
     def __init__(self, make: Callable[[], TokenCredential]) -> None:
         self._make, self._inner = make, make()
         self._worked = False
 
+    def renew(self) -> None:
+        """Forget all tokens, as one of them was refused before its end."""
+        self._inner = self._make()
+
     def get_token(self, *scopes: str, **options: Any) -> AccessToken:
+        """Return a token; see azure-core's `TokenCredential`."""
         from azure.core.exceptions import ClientAuthenticationError
 
         try:
@@ -63,12 +72,12 @@ class _Renewed:
         return token
 
 
-def credential() -> TokenCredential:
+def credential() -> RenewableCredential:
     """Return a credential; nothing is asked for before its first use. It never opens a browser and never prompts.
 
     It outlives a rotated secret: when it is refused, it is made anew.
     """
-    return _Renewed(_credential)
+    return RenewableCredential(_credential)
 
 
 def _credential() -> TokenCredential:
@@ -92,7 +101,7 @@ def _credential() -> TokenCredential:
     )
 
 
-def signed_in(scope: str | None = None) -> TokenCredential:
+def signed_in(scope: str | None = None) -> RenewableCredential:
     """Return a credential that has just given a token, so that a failure is met here and not deep in a client.
 
     Args:
