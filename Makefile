@@ -45,9 +45,11 @@ unit: setup
 bench: setup
 	$(BIN)/python benchmarks/main_job.py
 
-# Kills sweeps with `kill -9` at random moments, 50 times, and has them go on; some 45 minutes on 2 cores.
+# Kills sweeps with `kill -9` at random moments, 50 times, and has them go on; some 45 minutes on 2 cores. Then each
+# endpoint of Azure ML that a run asks fails in each of 9 ways, a run each: some hours.
 soak: setup
 	$(BIN)/python -m pytest -v tests/e2e/soak_kills.py
+	$(BIN)/python -m pytest -v -s tests/e2e/soak_aml_faults.py
 
 # Renews docs/images/ from a sweep in the pages' own test; it needs Debian's chromium. Paths in them begin with /tmp.
 pictures: setup

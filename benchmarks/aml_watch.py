@@ -24,11 +24,13 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from aml_bed import Emulator, running_emulator
 from aml_worker_bed import POOL, Bed, GuardedServer, project
+from prefect_server import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 EVERY_S = 5.0
+AT_ONCE = 5
 CLUSTER = "many-nodes"
 
 
@@ -115,8 +117,10 @@ def _sampled(bed: Bed, worker: psutil.Process, jobs: int, watch_s: float) -> tup
     samples: list[Sample] = []
     began, asked_before, all_since = time.monotonic(), len(_asked(bed.emulator)), None
     first_of_all = 0
-    for _ in range(jobs):
+    for number in range(1, jobs + 1):
         bed.start()
+        if number % AT_ONCE == 0:  # a server on SQLite refuses many at once
+            wait_for(lambda number=number: len(bed.emulator.jobs()) >= number, "they are submitted", 300.0)
     while all_since is None or time.monotonic() - all_since < watch_s:
         if time.monotonic() - began > watch_s + 600.0:
             break

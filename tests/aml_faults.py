@@ -138,8 +138,8 @@ class Faulty:
         for match, skip in endpoints.items():
             self.emulator.fault(match, skip=skip, **CLASSES[fault])
 
-    def met(self) -> list[str]:
-        """The faults that met a request since the last `spoil`; none is left after it."""
+    def unmet(self) -> list[str]:
+        """The faults that met no request since the last `spoil`; none is left after it."""
         left = self.emulator.control("faults")
         self.emulator.control("clear_faults")
         return left

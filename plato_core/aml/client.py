@@ -6,6 +6,8 @@ from here has lasted for some seconds. A job is submitted under a name of its ow
 
 from __future__ import annotations
 
+import logging
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -223,15 +225,16 @@ class JobClient:
 
     @cached_property
     def _client(self) -> MLClient:
-        import logging
-
+        # Without a progress bar the SDK looks at no upload of a file that failed, and waits for it for ever
+        # (azure-ai-ml 1.35, `upload_directory`). So it has one, that shows nothing.
+        os.environ.setdefault("TQDM_DISABLE", "1")
         from azure.ai.ml import MLClient
 
         for noisy in ("azure.ai.ml", "azure.core", "azure.identity"):
             logging.getLogger(noisy).setLevel(logging.ERROR)
         where = self.workspace
         names = (where.subscription_id, where.resource_group, where.name)
-        return MLClient(self._credential, *names, show_progress=False, **TIMEOUTS)
+        return MLClient(self._credential, *names, show_progress=True, **TIMEOUTS)
 
     @property
     def _ml(self) -> MLClient:

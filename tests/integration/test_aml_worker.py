@@ -200,7 +200,7 @@ def test_a_run_whose_endpoints_fail_is_one_job_and_nothing_is_double(bed: Bed) -
     for match, kind in endpoints.items():
         bed.emulator.fault(match, **CLASSES[kind])
     faulty.job()
-    assert not faulty.met()
+    assert not faulty.unmet()
 
 
 @thorough
