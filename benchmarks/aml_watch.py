@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 EVERY_S = 5.0
-AT_ONCE = 5
+AT_ONCE = 2
 CLUSTER = "many-nodes"
 
 
@@ -121,6 +121,7 @@ def _sampled(bed: Bed, worker: psutil.Process, jobs: int, watch_s: float) -> tup
         bed.start()
         if number % AT_ONCE == 0:  # a server on SQLite refuses many at once
             wait_for(lambda number=number: len(bed.emulator.jobs()) >= number, "they are submitted", 300.0)
+            print(f"{number} jobs", file=sys.stderr, flush=True)
     while all_since is None or time.monotonic() - all_since < watch_s:
         if time.monotonic() - began > watch_s + 600.0:
             break
