@@ -3,7 +3,7 @@
 The workspace is the tests' emulator, and each job prints a line every 5 s and trains nothing. Writes a plot, and prints
 a table and one line of JSON:
 
-    python benchmarks/aml_watch.py --jobs 50 --minutes 6 --plot docs/images/aml_watch.png
+    python benchmarks/aml_watch.py --jobs 50 --minutes 2 --plot docs/images/aml_watch.png
 """
 
 from __future__ import annotations

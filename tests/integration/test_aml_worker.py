@@ -230,7 +230,7 @@ def test_many_jobs_are_asked_after_once_a_poll_each(bed: Bed) -> None:
     lines = "i=0; while true; do i=$((i+1)); echo line $i; sleep 0.5; done"
     runs: list[str] = []
     for _ in range(jobs):  # one after the other: a server on SQLite keeps many at once waiting
-        runs.append(bed.start(command=lines, compute="many-nodes", poll_interval_s=1))
+        runs.append(bed.start(command=lines, compute="many-nodes", poll_interval_s=1, cancel_grace_s=0))
         wait_for(lambda: job_of(runs[-1]) in bed.emulator.jobs(), "it is submitted", 200.0)
     names = [job_of(run_id) for run_id in runs]
 
