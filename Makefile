@@ -45,11 +45,12 @@ unit: setup
 bench: setup
 	$(BIN)/python benchmarks/main_job.py
 
-# What is too long for CI; then kills sweeps with `kill -9` at random moments, 50 times, and their nodes, and has them go
-# on: an hour and more on 2 cores.
+# What is too long for CI. Then sweeps are killed with `kill -9` at random moments, 50 times, and their nodes, and go on:
+# an hour on 2 cores. Then each endpoint of Azure ML that a run asks fails in each of 9 ways, a run each: some hours.
 soak: setup
 	PLATO_THOROUGH=1 PLATO_SOAK=1 $(BIN)/python -m pytest -v -m soak tests
 	$(BIN)/python -m pytest -v tests/e2e/soak_kills.py tests/e2e/soak_nodes.py
+	$(BIN)/python -m pytest -v -s tests/e2e/soak_aml_faults.py
 
 # Renews docs/images/ from a sweep in the pages' own test; it needs Debian's chromium. Paths in them begin with /tmp.
 pictures: setup

@@ -32,11 +32,15 @@ from prefect import flow, get_run_logger
 
 
 @flow(name="small", persist_result=False)
-def small(seconds: float = 0.0, fail: bool = False, experiment_name: str = "small-flows"):
+def small(seconds: float = 0.0, fail: bool = False, experiment_name: str = "small-flows", track: bool = False):
     """Says what it does on both ways, and ends as it is told."""
     get_run_logger().info("logged by the flow")
     print("printed by the flow", flush=True)
     time.sleep(seconds)
+    if track:
+        import aml_tracked
+
+        aml_tracked.track_two_trials()
     if fail:
         raise ValueError("told to fail")
 '''

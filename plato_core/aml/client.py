@@ -7,6 +7,8 @@ from here has lasted for some seconds. A job is submitted under a name of its ow
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 import sys
 import threading
 from collections.abc import Callable
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from plato_core.aml.clouds import current_cloud, tracking_uri_of
-from plato_core.aml.credentials import signed_in
+from plato_core.aml.credentials import TIMEOUTS, RenewableCredential, signed_in
 from plato_core.aml.job import JobSpec, command_job
 from plato_core.aml.refusal import translated
 from plato_core.aml.workspace import Workspace
@@ -26,11 +28,9 @@ from plato_core.report.text import plain
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
     from azure.core import PipelineClient
-    from azure.core.credentials import TokenCredential
 
 T = TypeVar("T")
 TERMINAL = frozenset({"Completed", "Failed", "Canceled"})
-_CANCEL_S = 20.0  # that it is cancelled is seen by its status; so long the request itself is waited for
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class JobClient:
         from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 
         def ask() -> None:
-            self._ml.jobs.begin_cancel(name).wait(_CANCEL_S)
+            self._ml.jobs.begin_cancel(name, polling=False)  # that it is cancelled is seen by its status
 
         try:
             self._call(ask, keep=(ResourceNotFoundError, HttpResponseError))
@@ -168,14 +168,21 @@ class JobClient:
         Raises:
             AmlError: It cannot be asked.
         """
+        from azure.core.exceptions import ClientAuthenticationError
         from azure.core.rest import HttpRequest
 
         request = HttpRequest("GET", f"{self._history_url}{path}", params=query or {})
-        response = self._call(lambda: self._rest.send_request(request))
-        if response.status_code == 404:
-            return None
-        self._call(response.raise_for_status)
-        return response.json()
+
+        def ask() -> dict[str, Any] | None:
+            response = self._rest.send_request(request)
+            if response.status_code == 401:
+                raise ClientAuthenticationError(response=response)
+            if response.status_code == 404:
+                return None
+            response.raise_for_status()
+            return response.json()
+
+        return self._call(ask)
 
     def read(self, url: str, offset: int, most: int) -> bytes | None:
         """Return a part of a blob, by an address that carries its own right to be read.
@@ -216,19 +223,21 @@ class JobClient:
         return int(response.headers.get("Content-Length") or 0)
 
     @cached_property
-    def _credential(self) -> TokenCredential:
+    def _credential(self) -> RenewableCredential:
         return signed_in()
 
     @cached_property
     def _client(self) -> MLClient:
-        import logging
-
+        # Without a progress bar the SDK looks at no upload of a file that failed, and waits for it for ever
+        # (azure-ai-ml 1.35, `upload_directory`). So it has one, that shows nothing.
+        os.environ.setdefault("TQDM_DISABLE", "1")
         from azure.ai.ml import MLClient
 
         for noisy in ("azure.ai.ml", "azure.core", "azure.identity"):
             logging.getLogger(noisy).setLevel(logging.ERROR)
         where = self.workspace
-        return MLClient(self._credential, where.subscription_id, where.resource_group, where.name, show_progress=False)
+        names = (where.subscription_id, where.resource_group, where.name)
+        return MLClient(self._credential, *names, show_progress=True, **TIMEOUTS)
 
     @property
     def _ml(self) -> MLClient:
@@ -247,22 +256,28 @@ class JobClient:
 
         cloud = current_cloud()
         login = BearerTokenCredentialPolicy(self._credential, cloud.scope)
-        return PipelineClient(f"https://{cloud.management}", policies=[RetryPolicy(), login])
+        return PipelineClient(f"https://{cloud.management}", policies=[RetryPolicy(), login], **TIMEOUTS)
 
     @cached_property
     def _plain(self) -> PipelineClient:
         from azure.core import PipelineClient
         from azure.core.pipeline.policies import RetryPolicy
 
-        return PipelineClient("https://blob.core.windows.net", policies=[RetryPolicy()])
+        return PipelineClient("https://blob.core.windows.net", policies=[RetryPolicy()], **TIMEOUTS)
 
     def _call(self, ask: Callable[[], T], keep: tuple[type[Exception], ...] = ()) -> T:
         """Return what Azure answers; of its errors those to keep as they are, others as one of ours."""
         from azure.ai.ml.exceptions import MlException
-        from azure.core.exceptions import AzureError
+        from azure.core.exceptions import AzureError, ClientAuthenticationError
 
         try:
-            return ask()
+            try:
+                return ask()
+            except ClientAuthenticationError as error:
+                if error.status_code != 401:
+                    raise
+                self._credential.renew()  # a token that was taken back before its end, as of a rotated secret
+                return ask()
         except keep:
             raise
         except (AzureError, MlException, OSError) as error:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+import stamina
+
 from plato_core.errors import AmlError, AmlUnavailable
 
 if TYPE_CHECKING:
@@ -67,6 +69,7 @@ def cloud_of(uri: str) -> Cloud:
     return next((cloud for cloud in _CLOUDS if host.endswith(cloud.regions)), PUBLIC)
 
 
+@stamina.retry(on=AmlUnavailable, attempts=4, timeout=60.0)
 def tracking_uri_of(workspace: Workspace) -> str:
     """Return the tracking URI of a workspace, as Azure has it: it holds the region's host.
 

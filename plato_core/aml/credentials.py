@@ -10,14 +10,15 @@ from __future__ import annotations
 import logging
 import os
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from plato_core.aml.clouds import current_cloud
 from plato_core.errors import AmlError, AmlUnavailable
 from plato_core.report.text import cut, plain
 
 if TYPE_CHECKING:
-    from azure.core.credentials import TokenCredential
+    from azure.core.credentials import AccessToken, TokenCredential
 
 WAY_OUT = (
     "sign in with `az login`, or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET of a service principal, "
@@ -33,10 +34,53 @@ _NOBODY = "nobody is signed in"
 # By these Azure refuses who asks. Without one it was not reached: azure-identity tells both by the same error.
 _REFUSAL = re.compile(r"AADSTS\d+|\((invalid|unauthorized)_\w+\)")
 _LONGEST = 300
+# In seconds. The SDK's own limits are 300: a service that hangs would keep each question for 20 minutes.
+TIMEOUTS: dict[str, Any] = {"connection_timeout": 10.0, "read_timeout": 30.0}
 
 
-def credential() -> TokenCredential:
-    """Return a credential; nothing is asked for before its first use. It never opens a browser and never prompts."""
+class RenewableCredential:
+    """A credential that is made anew when it is refused after it was not: somebody may have signed in again since.
+
+    What azure-identity has read when it was made (the environment, a certificate's file, which way was open) it keeps,
+    and its tokens until they end by themselves.
+
+    Args:
+        make: Makes one.
+    """
+
+    def __init__(self, make: Callable[[], TokenCredential]) -> None:
+        self._make, self._inner = make, make()
+        self._worked = False
+
+    def renew(self) -> None:
+        """Forget all tokens, as one of them was refused before its end."""
+        self._inner = self._make()
+
+    def get_token(self, *scopes: str, **options: Any) -> AccessToken:
+        """Return a token; see azure-core's `TokenCredential`."""
+        from azure.core.exceptions import ClientAuthenticationError
+
+        try:
+            token = self._inner.get_token(*scopes, **options)
+        except ClientAuthenticationError:
+            if not self._worked:
+                raise
+            other = self._make()
+            token = other.get_token(*scopes, **options)
+            self._inner = other
+        self._worked = True
+        return token
+
+
+def credential() -> RenewableCredential:
+    """Return a credential; nothing is asked for before its first use. It never opens a browser and never prompts.
+
+    It outlives a rotated secret: when it is refused, it is made anew.
+    """
+    return RenewableCredential(_credential)
+
+
+def _credential() -> TokenCredential:
     from azure.identity import DefaultAzureCredential
 
     # It logs every way that it tried at WARNING, before the error says the same.
@@ -52,11 +96,12 @@ def credential() -> TokenCredential:
         exclude_visual_studio_code_credential=True,
         exclude_shared_token_cache_credential=True,
         # DEFAULT_IDENTITY_CLIENT_ID: the identity of the compute that a job runs on.
+        read_timeout=TIMEOUTS["read_timeout"],
         managed_identity_client_id=os.environ.get("AZURE_CLIENT_ID") or os.environ.get("DEFAULT_IDENTITY_CLIENT_ID"),
     )
 
 
-def signed_in(scope: str | None = None) -> TokenCredential:
+def signed_in(scope: str | None = None) -> RenewableCredential:
     """Return a credential that has just given a token, so that a failure is met here and not deep in a client.
 
     Args:

@@ -1,7 +1,8 @@
 """A job's log, followed while it is written: lines that the flow run's log does not have already.
 
-Each read asks the run history for the log's address, which carries a right to read that ends after hours, and then for
-the bytes after those that were read. (`jobs.stream` of the SDK breaks with datastores that are read by identity.)
+The run history tells the log's address, which carries a right to read that ends after hours; then the bytes after
+those that were read are asked for, a bounded amount each time: a log may have gigabytes. (`jobs.stream` of the SDK
+breaks with datastores that are read by identity.)
 
 What the flow and its tasks log reaches the Prefect API by itself and stands on the job's output too; those lines are
 left out. What remains is what nobody else would tell: the start of the image and of Ray, what Ray's processes print,
@@ -11,9 +12,11 @@ and what Python says when it dies.
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from plato_core.errors import AmlError, AmlUnavailable
 from plato_core.report.text import plain
 
 if TYPE_CHECKING:
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
 # The first node's output; what it is called depends on the distribution.
 _FILES = ("user_logs/std_log.txt", "user_logs/std_log_process_0.txt", "user_logs/std_log_process_00.txt")
 _CHUNK = 1 << 20
+_A_CALL = 2  # chunks that are read at most in one call
+_LAST_CALL = 64  # likewise when the job has ended, and no other call comes
+_ADDRESS_S = 300.0  # so long an address is used: short of its right's end, and of a log's being somewhere else
 _TAIL = 1 << 16
 _LINE = 5000  # characters of a line that are kept
 _RECORD = re.compile(r"^\d\d:\d\d:\d\d\.\d{3} \| [A-Z]+ +\| (?P<logger>.*?) - ")
@@ -44,41 +50,72 @@ class JobLog:
         name: Of the job.
         experiment: That the job belongs to.
         offset: Bytes that were read before, as by an earlier process.
+        behind: Whether there was more than the last call has read.
     """
 
     client: JobClient
     name: str
     experiment: str
     offset: int = 0
+    behind: bool = False
     _file: str | None = None
+    _address: tuple[str, float] | None = None
     _filter: LineFilter = field(default_factory=lambda: LineFilter())
 
-    def new_lines(self, to_the_end: bool = False) -> list[str]:
-        """Return the whole lines written since the last call that are fit for the flow run's log.
+    def new_lines(self, to_the_end: bool = False, most: int | None = None) -> list[str]:
+        """Return whole lines written since the last call that are fit for the flow run's log.
+
+        What is too much for one call is left to the next, which `behind` says then.
 
         Args:
             to_the_end: The job has ended, so that its last line is whole without a line break.
+            most: So many lines are of use; after them, no more is read.
 
         Raises:
             AmlError: Azure ML cannot be asked.
         """
         lines: list[str] = []
-        while True:
-            found = self._address()
-            if found is None:
-                return lines
-            content = self.client.read(found, self.offset, _CHUNK)
-            if content is None:  # of a job that started again on other nodes
-                self.offset = 0
-                continue
-            more = len(content) == _CHUNK
-            whole = content if to_the_end and not more else content[: content.rfind(b"\n") + 1]
-            if more and not whole:
+        for number in range(_LAST_CALL if to_the_end else _A_CALL):
+            try:
+                content = self._read()
+            except AmlError:
+                if number == 0:
+                    raise
+                break  # what was read is not to be lost; the rest is for the next call
+            if content is None:
+                self.behind = False
+                break
+            self.behind = len(content) == _CHUNK
+            whole = content if to_the_end and not self.behind else content[: content.rfind(b"\n") + 1]
+            if self.behind and not whole:
                 whole = content  # one line as long as all this
             self.offset += len(whole)
             lines += self._filter.kept(whole.decode(errors="replace").splitlines())
-            if not more:
-                return lines
+            if not self.behind or (most is not None and len(lines) >= most):
+                break
+        return lines
+
+    def _read(self) -> bytes | None:
+        """Return what comes next; None where there is no log."""
+        while True:
+            known = self._address is not None and time.monotonic() - self._address[1] < _ADDRESS_S
+            found = self._address[0] if known and self._address is not None else self._ask_address()
+            if found is None:
+                return None
+            try:
+                content = self.client.read(found, self.offset, _CHUNK)
+            except AmlUnavailable:
+                raise
+            except AmlError:
+                if not known:
+                    raise
+                content = None  # its right to be read may have ended
+            else:
+                if content is None:  # shorter than what was read: of a job that started again on other nodes
+                    self.offset = 0
+            if content is not None:
+                return content
+            self._address = None
 
     def tail(self, lines: int) -> list[str]:
         """Return the last lines, as they are.
@@ -86,7 +123,7 @@ class JobLog:
         Raises:
             AmlError: Azure ML cannot be asked.
         """
-        found = self._address()
+        found = self._ask_address()
         if found is None:
             return []
         # The true end: copying may have stopped long before it. (Blob storage knows no range that counts from there.)
@@ -94,12 +131,12 @@ class JobLog:
         text = (self.client.read(found, begin, 2 * _TAIL) or b"").decode(errors="replace")
         return [line for line in (plain(line) for line in text.splitlines()) if line][-lines:]
 
-    def _address(self) -> str | None:
+    def _ask_address(self) -> str | None:
         for file in _FILES if self._file is None else (self._file,):
             path = f"/experiments/{self.experiment}/runs/{self.name}/artifacts/contentinfo"
             found = self.client.history(path, {"path": file})
             if found is not None and found.get("contentUri"):
-                self._file = file
+                self._file, self._address = file, (found["contentUri"], time.monotonic())
                 return found["contentUri"]
         return None
 

@@ -25,6 +25,9 @@ def translated(error: Exception) -> AmlError:
             f"Azure ML refuses ({status}): {text}; whoever is signed in needs the role AzureML Data Scientist "
             "on the workspace"
         )
+    if "BlobAlreadyExists" in str(getattr(error, "error_code", "")):
+        # The storage's own retry of a file whose upload had no answer. The next try has a folder of its own.
+        return AmlUnavailable(f"a file of the code was stored, and the answer was lost: {text}")
     broke_off = isinstance(error, NotSent | NotAnswered | OSError | HttpResponseError) and status is None
     if broke_off or status in (408, 429) or (status or 0) >= 500:
         return AmlUnavailable(f"Azure ML does not answer as it should: {text}")

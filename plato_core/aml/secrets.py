@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import urlsplit
 
-from plato_core.aml.credentials import credential, sign_in_error
+from plato_core.aml.credentials import TIMEOUTS, credential, sign_in_error
 from plato_core.errors import AmlError, AmlUnavailable, ConfigError
 
 _PATH = re.compile(r"/secrets/(?P<name>[0-9A-Za-z-]{1,127})(?:/(?P<version>[0-9A-Fa-f]{32}))?/?")
@@ -32,7 +32,7 @@ def secret(url: str) -> str:
 
     vault, name, version = _parts(url)
     try:
-        with SecretClient(vault, credential()) as client:
+        with SecretClient(vault, credential(), **TIMEOUTS) as client:
             value = client.get_secret(name, version).value
     except ResourceNotFoundError:
         raise AmlError(f"{url}: the vault has no such secret; create it, or correct the URL in the work pool") from None

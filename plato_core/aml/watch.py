@@ -10,21 +10,17 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import anyio
-from anyio.to_thread import run_sync
-from prefect.client.schemas.actions import LogCreate
 from prefect.exceptions import Abort, ObjectNotFound
 from prefect.states import Pending
-from prefect.types._datetime import now
 from prefect.utilities.engine import propose_state
 
+from plato_core.aml.asking import MOST_S, Once, Questions
 from plato_core.aml.client import JobClient, JobState
 from plato_core.aml.diagnosis import Evidence, diagnose, shown_tail
-from plato_core.aml.joblog import JobLog
-from plato_core.errors import AmlError
-from plato_core.report.text import plain
+from plato_core.aml.logcopy import LogCopy
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -32,18 +28,15 @@ if TYPE_CHECKING:
 
     from plato_core.aml.pool import AzureMLJobConfiguration
 
-T = TypeVar("T")
 Say = Callable[["FlowRun", str], Awaitable[None]]
-LOG_LABEL = "plato.job-log"
 _RUNNING = frozenset({"Running", "Finalizing", "CancelRequested"})
 _WAITING = frozenset({"NotStarted", "Queued", "Preparing", "Provisioning", "Starting"})
-_BATCH = 400  # log lines of one request
 _GONE = 3  # so many times a job must be unknown before it counts as gone
 _SILENT_S = 900.0  # of a job that is NotResponding
 _SETTLE = 3  # polls in which a flow's last report may still come after its job's end
 _AFTER_END_S = 1800.0  # for a job that goes on after its flow has ended: nobody is to pay for it for ever
 _AGAIN_S = 60.0  # between two requests to cancel
-_MOST_S = 60.0  # between two polls, while Azure ML or Prefect does not answer
+_PATIENCE = 0.1  # a job that waits is asked after less often: each time after so much of the time that it has waited
 
 
 @dataclass
@@ -76,11 +69,14 @@ class JobWatch:
     _over_since: float | None = None
     _asked_to_cancel: float | None = None
     _unknown: int = 0
-    _misses: int = 0
-    _log: JobLog | None = None
-    _log_lines: int = 0
     _studio_url: str = ""
-    _told: set[str] = field(default_factory=set)
+    _since: float = field(default_factory=time.monotonic)
+    _asked_at: float = float("-inf")
+    _once: Once = field(default_factory=Once)
+
+    def __post_init__(self) -> None:
+        self._questions = Questions(self.name, self.logger)
+        self._log = LogCopy(self.flow_run, self.configuration.log_lines, self.jobs, self.prefect, self.logger)
 
     async def follow(self) -> None:
         """Return when the job has ended, or is gone, and its flow run has a final state."""
@@ -89,7 +85,11 @@ class JobWatch:
             if run is None:  # deleted, with all that could be said about it
                 await self._end("Its flow run was deleted")
                 return
-            found = await self._ask(self.jobs.find, self.name)
+            if not self._due(run):
+                await self._pause()
+                continue
+            found = await self._questions.ask(self.jobs.find, self.name)
+            self._asked_at = time.monotonic()
             job = found[0] if found else None
             if found:
                 self._unknown = 0 if job is not None else self._unknown + 1
@@ -99,7 +99,8 @@ class JobWatch:
                     return
             if job is not None:
                 await self._tell(run, job)
-                await self._copy_log(job)
+                if job.ended or job.status in _RUNNING:
+                    await self._log.copy(job, self._questions, self._studio_url)
                 if job.ended or self._silent(job):
                     if not job.ended:
                         await self._cancel(f"It is {job.status} for long")
@@ -114,7 +115,7 @@ class JobWatch:
         while self._unknown < _GONE:
             if self._asked_to_cancel is None or time.monotonic() - self._asked_to_cancel >= _AGAIN_S:
                 await self._cancel(why)
-            found = await self._ask(self.jobs.find, self.name)
+            found = await self._questions.ask(self.jobs.find, self.name)
             if found:
                 self._unknown = 0 if found[0] is not None else self._unknown + 1
                 if found[0] is not None and found[0].ended:
@@ -125,7 +126,7 @@ class JobWatch:
         """Report a new status: in the log, and as the flow run's state for as long as it has not begun."""
         if job.status == self._status:
             return
-        before, self._status = self._status, job.status
+        before, self._status, self._since = self._status, job.status, time.monotonic()
         taken = self._on_nodes and job.status in _WAITING
         self._on_nodes = job.status in _RUNNING or (self._on_nodes and not taken)  # NotResponding says nothing of it
         self._studio_url = job.studio_url or self._studio_url
@@ -171,9 +172,11 @@ class JobWatch:
             await self.cancelled(run, f"Cancelled; its Azure ML job was stopped {when}.")
 
     async def _cancel(self, why: str) -> bool:
-        self.logger.info("%s: cancelling job %s", why, self.name)
-        self._asked_to_cancel = time.monotonic()
-        return await self._ask(self.jobs.cancel, self.name) is not None
+        if self._once.first(why):
+            self.logger.info("%s: cancelling job %s", why, self.name)
+        asked = await self._questions.ask(self.jobs.cancel, self.name) is not None
+        self._asked_to_cancel = time.monotonic() if asked else None
+        return asked
 
     async def _conclude(self, run: FlowRun, job: JobState | None) -> None:
         """Have the flow run end where the flow itself did not say how."""
@@ -200,8 +203,8 @@ class JobWatch:
     async def _evidence(self, run: FlowRun, job: JobState | None) -> Evidence:
         failure, tail = None, None
         if job is not None:
-            failure = await self._ask(self.jobs.failure, job.name)
-            tail = await self._ask((self._log or self._open_log(job)).tail, 40)
+            failure = await self._questions.ask(self.jobs.failure, job.name)
+            tail = await self._questions.ask(self._log.log(job).tail, 40)
         return Evidence(
             status=job.status if job is not None else "",
             code=failure[0].code if failure else "",
@@ -215,42 +218,12 @@ class JobWatch:
             flow_state=run.state.name or "" if run.state else "",
         )
 
-    async def _copy_log(self, job: JobState) -> None:
-        """Copy new lines of the job's log into the flow run's, and remember how far."""
-        most = self.configuration.log_lines
-        if self._log_lines >= most or not (job.ended or job.status in _RUNNING):
-            return
-        log = self._log = self._log or self._open_log(job)
-        offset = log.offset
-        found = await self._ask(log.new_lines, job.ended)
-        if not found or log.offset == offset:
-            return
-        lines = found[0]
-        shown = lines[: most - self._log_lines]
-        self._log_lines += len(lines)
-        if self._log_lines >= most:
-            shown.append(f"Further lines of the job's log are in Studio: {self._studio_url or job.name}")
-        try:
-            for begin in range(0, len(shown), _BATCH):
-                await self.prefect.create_logs([self._log_entry(line) for line in shown[begin : begin + _BATCH]])
-            # After them: a worker that dies in between repeats some lines, and loses none.
-            label = f"{self.name}:{log.offset}:{self._log_lines}"
-            await self.prefect.update_flow_run_labels(self.flow_run.id, {LOG_LABEL: label})
-        except Exception as error:
-            self.logger.debug("Lines of the job's log could not be sent: %s", error)
-
-    def _log_entry(self, line: str) -> LogCreate:
-        entry = {"name": "azure-ml.job", "level": logging.INFO, "message": line, "timestamp": now("UTC")}
-        return LogCreate.model_validate(entry | {"flow_run_id": self.flow_run.id})
-
-    def _open_log(self, job: JobState) -> JobLog:
-        """Go on where a worker before this one was, if there was one."""
-        log = JobLog(self.jobs, job.name, job.experiment)
-        name, _, rest = str(self.flow_run.labels.get(LOG_LABEL, "")).partition(":")
-        offset, _, lines = rest.partition(":")
-        if name == self.name and offset.isdecimal() and lines.isdecimal():
-            log.offset, self._log_lines = int(offset), int(lines)
-        return log
+    def _due(self, run: FlowRun) -> bool:
+        """Whether to ask after the job: less often while it waits, unless its run has come further than that."""
+        if self._status not in _WAITING or run.state is None or not (run.state.is_pending() and self._concerns(run)):
+            return True
+        now = time.monotonic()
+        return now - self._asked_at >= min(MOST_S, _PATIENCE * (now - self._since))
 
     def _concerns(self, run: FlowRun) -> bool:
         """Whether the run is still in the attempt that this job is."""
@@ -275,25 +248,8 @@ class JobWatch:
             except ObjectNotFound:
                 return None
             except Exception as error:  # a server that restarts must not lose the job
-                self._missed("The Prefect API", error)
+                self._questions.missed("The Prefect API", error)
                 await self._pause()
 
     async def _pause(self) -> None:
-        await anyio.sleep(min(_MOST_S, self.configuration.poll_interval_s * 2 ** min(self._misses, 8)))
-
-    async def _ask(self, question: Callable[..., T], *arguments: object) -> tuple[T] | None:
-        """Return what Azure ML answers, in a tuple; None if it does not, which says nothing about the job."""
-        try:
-            answer = await run_sync(lambda: question(*arguments), abandon_on_cancel=True)
-        except Exception as error:
-            self._missed("Azure ML", error)
-            return None
-        self._misses = 0
-        return (answer,)
-
-    def _missed(self, who: str, error: Exception) -> None:
-        self._misses += 1
-        text = str(error) if isinstance(error, AmlError) else f"{type(error).__name__}: {error}"
-        if text not in self._told:  # once each, not with every poll
-            self._told.add(text)
-            self.logger.warning("%s could not be asked about job %s; trying again. %s", who, self.name, plain(text))
+        await anyio.sleep(self._questions.pause_s(self.configuration.poll_interval_s))

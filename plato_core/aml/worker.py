@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 import anyio.abc
-from anyio.to_thread import run_sync
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterState,
@@ -29,6 +28,7 @@ from prefect.types._datetime import now
 from prefect.workers.base import BaseWorker, BaseWorkerResult
 
 from plato_core.aml import WORKER_TYPE
+from plato_core.aml.asking import Once, in_thread
 from plato_core.aml.job import job_name
 from plato_core.aml.pool import AzureMLJobConfiguration, AzureMLVariables
 from plato_core.errors import AmlError, AmlUnavailable, PlatoError
@@ -66,7 +66,7 @@ class AzureMLWorker(BaseWorker[AzureMLJobConfiguration, AzureMLVariables, AzureM
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._followed: list[Any] = []  # an attempt's job may still be followed when that of the next one is
-        self._told: set[tuple[Any, str]] = set()
+        self._once = Once()
         self._clients: dict[Workspace, JobClient] = {}
 
     async def run(
@@ -254,8 +254,7 @@ class AzureMLWorker(BaseWorker[AzureMLJobConfiguration, AzureMLVariables, AzureM
                 await self._watch(run, configuration, jobs, name).follow()
         except Exception as error:
             text = str(error) if isinstance(error, PlatoError) else f"{type(error).__name__}: {error}"
-            if (run.id, text) not in self._told:  # once, not with every heartbeat
-                self._told.add((run.id, text))
+            if self._once.first(f"{run.name}: {text}"):  # not with every heartbeat
                 logger.warning("Worker %s cannot follow the run's job: %s", self.name, text)
                 self._logger.debug("Run %s cannot be followed", run.id, exc_info=error)
         finally:
@@ -290,7 +289,7 @@ def _just_taken(run: FlowRun, owner: object) -> bool:
 
 async def _in_thread(question: Callable[..., T], *arguments: object) -> T:
     try:
-        return await run_sync(lambda: question(*arguments), abandon_on_cancel=True)
+        return await in_thread(question, *arguments)
     except PlatoError:
         raise
     except Exception as error:  # the SDK's validation raises many kinds

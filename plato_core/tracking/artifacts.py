@@ -44,8 +44,9 @@ def is_transient(error: Exception) -> bool:
     if isinstance(status, int):
         return status in (408, 429) or status >= 500
     kinds = (ConnectionError, TimeoutError, requests.ConnectionError, requests.Timeout)
-    # azure.core has its own for a connection that failed.
-    return isinstance(error, kinds) or type(error).__name__ in ("ServiceRequestError", "ServiceResponseError")
+    # azure.core has its own for a connection that failed; those for time-outs and broken answers derive from them.
+    azure_kinds = {"ServiceRequestError", "ServiceResponseError", "IncompleteReadError"}
+    return isinstance(error, kinds) or not azure_kinds.isdisjoint(kind.__name__ for kind in type(error).__mro__)
 
 
 def is_taken(error: Exception) -> bool:

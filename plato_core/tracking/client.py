@@ -6,6 +6,7 @@ Only :func:`make_client` imports MLflow; the rest answers at once.
 import logging
 import os
 import ssl
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 REACH_TIMEOUT_S = 5.0
 _SQLITE = "sqlite:///"
+_repeats = threading.Lock()
 
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -121,6 +123,25 @@ def make_client(uri: str, *, check: bool = True) -> "MlflowClient":
         from mlflow.tracking import MlflowClient
 
         return MlflowClient(tracking_uri=prepare(uri) if is_azure(uri) else absolute_uri(uri))
+
+
+@contextmanager
+def never_repeated() -> Iterator[None]:
+    """Have MLflow send a request once: what creates something would create it again where only the answer was lost.
+
+    The requests of other threads are not repeated either meanwhile; whoever makes them tries again by itself.
+    """
+    name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+    with _repeats:
+        before = os.environ.get(name)
+        os.environ[name] = "0"
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = before
 
 
 def quiet_mlflow() -> None:

@@ -7,14 +7,20 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
+
+import stamina
 
 from plato_core.errors import TrackingError
 from plato_core.tracking.artifacts import is_transient, put_file, put_text
 from plato_core.tracking.azure import is_azure
-from plato_core.tracking.client import make_client, redact, sqlite_path, tracking_errors
+from plato_core.tracking.client import make_client, never_repeated, redact, sqlite_path, tracking_errors
 from plato_core.tracking.spool import Spool, Target
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 MAX_PARAMS = 200  # Azure ML refuses more
 MAX_PARAM_LENGTH = 500
@@ -72,7 +78,7 @@ def open_parent(
 
         if run_id is None:
             experiment_id = _experiment(tracking_uri, experiment_name, artifact_location)
-            run = client.create_run(experiment_id, tags=dict(tags), run_name=run_name)
+            run = _create_run(client, experiment_id, run_name, tags)
         else:
             run = client.get_run(run_id)
             experiment_id = run.info.experiment_id
@@ -234,6 +240,20 @@ def close_parent(
             client.log_metric(run_id, name, number, step=step)
         if end:
             client.set_terminated(run_id, status=status)
+
+
+def _create_run(client: "MlflowClient", experiment_id: str, name: str, tags: Mapping[str, str]) -> "Run":
+    """Create the run; where the answer was lost, the run that was created all the same is taken."""
+    sweep_id, tried = tags.get("plato.sweep_id"), False
+    for attempt in stamina.retry_context(on=is_transient, attempts=3, timeout=30.0):
+        with attempt:
+            of_sweep = f"tags.plato.sweep_id = '{sweep_id}' and tags.plato.kind = 'sweep'"
+            if tried and sweep_id and (found := client.search_runs([experiment_id], of_sweep, max_results=1)):
+                return found[0]
+            tried = True
+            with never_repeated():
+                return client.create_run(experiment_id, tags=dict(tags), run_name=name)
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _experiment(tracking_uri: str, name: str, artifact_location: str | None) -> str:

@@ -16,7 +16,7 @@ from plato_core.errors import PlatoError
 from plato_core.manifest import MANIFEST_NAME, checkpoint_name, read_manifest
 from plato_core.tracking.artifacts import artifact_repository, put_file
 from plato_core.tracking.azure import is_azure
-from plato_core.tracking.client import make_client
+from plato_core.tracking.client import make_client, never_repeated
 from plato_core.tracking.ops import CreateRun, LogOp, SetStatus
 from plato_core.tracking.transfer import upload_checkpoint
 
@@ -132,7 +132,7 @@ class Sender:
     def create_run(self, op: CreateRun) -> str:
         """Create the run and return its id. To repeat it, look with :meth:`find_run` first."""
         client = self.client
-        with outcome():
+        with outcome(), never_repeated():
             run = client.create_run(self.experiment_id, start_time=op["time"], tags=op["tags"], run_name=op["name"])
         return run.info.run_id
 

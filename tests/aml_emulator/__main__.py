@@ -114,7 +114,7 @@ def _serve(
         return routers[0].answer(request)
 
     tls = tls_server(certificate, answer, faults, record)
-    face = proxy_face(record, tokens, Control(state, tokens, faults), tls.server_address[1])
+    face = proxy_face(record, tokens, faults, Control(state, tokens, faults), tls.server_address[1])
     plain = plain_server(face)
     world = World(plain.server_address[1], ca_file, options.image_home)
     pace = Pace(options.phase, options.grace, options.node_cpus)

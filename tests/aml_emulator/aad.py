@@ -45,7 +45,7 @@ def _token(request: Request, tokens: Tokens) -> Answer:
     if form.get("client_secret") != tokens.client_secret:
         return _refusal("invalid_client", 7000215, "Invalid client secret provided.", 401)
     audience = form.get("scope", "").split(" ")[0].removesuffix("/.default")
-    token, _ = tokens.issue(audience)
+    token, _ = tokens.issue(audience, idtyp="app")
     lasts = int(tokens.token_seconds)
     return as_json({"token_type": "Bearer", "expires_in": lasts, "ext_expires_in": lasts, "access_token": token})
 

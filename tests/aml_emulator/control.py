@@ -22,6 +22,7 @@ class Control:
             "state": self._show,
             "fault": lambda **wanted: faults.add(wanted),
             "clear_faults": faults.clear,
+            "faults": faults.left,
             "secret": self._secret,
             "secrets": lambda: [*tokens.all_secrets(), *state.secrets.values()],
             "hold": lambda: self._hold(True),
@@ -33,6 +34,7 @@ class Control:
             "compute": self._compute,
             "publish": self._publish,
             "token_seconds": self._token_seconds,
+            "client_secret": self._client_secret,
             "expire_run_token": lambda job: tokens.expire(self._job(job).token),
         }
 
@@ -96,6 +98,10 @@ class Control:
     def _publish(self, port: int) -> dict[str, str]:
         self._state.published_port = port
         return {"url": f"https://{PUBLISHED_HOST}"}
+
+    def _client_secret(self, value: str) -> None:
+        """From now on the directory takes this one alone, and the tokens of the one before open nothing."""
+        self._tokens.rotate(value)
 
     def _token_seconds(self, seconds: float) -> None:
         self._tokens.token_seconds = seconds

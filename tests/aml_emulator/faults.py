@@ -23,6 +23,7 @@ class Fault:
         headers: Of the answer, such as `Retry-After`.
         delay_s: To wait first; with `status` 0 nothing else happens.
         reset: Break the connection and answer nothing.
+        silent: Answer nothing for as long as the client waits, and break the connection then.
         truncate: Send half of the true answer, then break the connection.
         handled: Do what the request asks and spoil only the answer: the client cannot know.
         code: Of the error.
@@ -36,6 +37,7 @@ class Fault:
     headers: Mapping[str, str] = field(default_factory=dict)
     delay_s: float = 0.0
     reset: bool = False
+    silent: bool = False
     truncate: bool = False
     handled: bool = False
     code: str = "InjectedFault"
@@ -44,7 +46,7 @@ class Fault:
     @property
     def answers(self) -> bool:
         """Whether it gives an answer of its own."""
-        return not self.reset and not self.truncate and self.status != 0
+        return not self.reset and not self.silent and not self.truncate and self.status != 0
 
 
 class Faults:
@@ -61,6 +63,11 @@ class Faults:
     def clear(self) -> None:
         with self._lock:
             self._faults.clear()
+
+    def left(self) -> list[str]:
+        """Those that met no request, or not as many as they should."""
+        with self._lock:
+            return [fault.match for fault in self._faults if fault.times > 0]
 
     def take(self, request: Request) -> Fault | None:
         """Returns the one for a request, and counts it."""

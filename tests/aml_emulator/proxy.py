@@ -14,6 +14,7 @@ from typing import Any
 
 from aml_emulator.aad import managed_identity
 from aml_emulator.cloud import is_azure
+from aml_emulator.faults import Faults
 from aml_emulator.messages import Answer, ServiceError, as_json
 from aml_emulator.record import Record
 from aml_emulator.server import Exchange
@@ -29,6 +30,7 @@ class Proxy(Exchange):
 
     record: Record
     tokens: Tokens
+    faults: Faults
     control: Control
     tls_port: int
 
@@ -53,11 +55,11 @@ class Proxy(Exchange):
             return
         request = self.read_request()
         if request.path == "/msi/token":
-            answer = managed_identity(request, self.tokens)
-            self.record.add(request, answer.status)
+            fault = self.faults.take(request)
+            status = self.answer_with(request, lambda one: managed_identity(one, self.tokens), fault)
+            self.record.add(request, status, fault.match if fault else None)
         else:
-            answer = self._controlled(request.path.removeprefix("/_emu/"), request.json)
-        self.send(answer)
+            self.send(self._controlled(request.path.removeprefix("/_emu/"), request.json))
 
     do_GET = do_POST = do_PUT = do_HEAD = do_DELETE = do_PATCH = handle_any
 
@@ -86,7 +88,8 @@ def _pump(one: socket.socket, other: socket.socket) -> None:
             ends[end].sendall(piece)
 
 
-def proxy_face(record: Record, tokens: Tokens, control: Control, tls_port: int) -> type[Proxy]:
+def proxy_face(record: Record, tokens: Tokens, faults: Faults, control: Control, tls_port: int) -> type[Proxy]:
     """Returns the handler class, bound to what it needs."""
-    bound = {"record": record, "tokens": tokens, "control": staticmethod(control), "tls_port": tls_port}
+    bound = {"record": record, "tokens": tokens, "faults": faults, "tls_port": tls_port}
+    bound |= {"control": staticmethod(control)}
     return type("BoundProxy", (Proxy,), bound)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 import struct
@@ -63,35 +64,18 @@ class Exchange(BaseHTTPRequestHandler):
             self.wfile.write(answer.body[: len(answer.body) // 2] if half else answer.body)
         self.wfile.flush()
 
-
-class Front(Exchange):
-    """The TLS face."""
-
-    answer: Handler
-    faults: Faults
-    record: Record
-
-    def handle_any(self) -> None:
-        request = self.read_request()
-        fault = self.faults.take(request)
-        status: int | None = None
-        try:
-            status = self._answer_with(request, fault)
-        except (BrokenPipeError, ConnectionError, ssl.SSLError):
-            self.close_connection = True
-        finally:
-            self.record.add(request, status, fault.match if fault else None)
-
-    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = do_PATCH = handle_any
-
-    def _answer_with(self, request: Request, fault: Fault | None) -> int | None:
+    def answer_with(self, request: Request, answered: Handler, fault: Fault | None) -> int | None:
+        """Answers as the service does, or as the fault has it; returns the status, None where there was no answer."""
         if fault is None:
-            answer = self._answer(request)
+            answer = answered(request)
             self.send(answer)
             return answer.status
         time.sleep(fault.delay_s)
-        answer = self._answer(request) if fault.handled or not (fault.reset or fault.answers) else None
-        if fault.reset:
+        cut = fault.reset or fault.silent
+        answer = answered(request) if fault.handled or not (cut or fault.answers) else None
+        if fault.silent:
+            select.select([self.connection], [], [], _IDLE_S)  # readable when the client has gone away
+        if cut:
             self._break()
             return None
         if fault.answers:
@@ -106,6 +90,33 @@ class Front(Exchange):
             self._break()
         return answer.status
 
+    def _break(self) -> None:
+        """Resets the connection, as a failing balancer does: no goodbye of TLS or of TCP."""
+        self.close_connection = True
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+
+
+class Front(Exchange):
+    """The TLS face."""
+
+    answer: Handler
+    faults: Faults
+    record: Record
+
+    def handle_any(self) -> None:
+        request = self.read_request()
+        fault = self.faults.take(request)
+        status: int | None = None
+        try:
+            status = self.answer_with(request, self._answer, fault)
+        except (BrokenPipeError, ConnectionError, ssl.SSLError):
+            self.close_connection = True
+        finally:
+            self.record.add(request, status, fault.match if fault else None)
+
+    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = do_PATCH = handle_any
+
     def _answer(self, request: Request) -> Answer:
         try:
             return type(self).answer(request)
@@ -114,12 +125,6 @@ class Front(Exchange):
         except Exception as error:
             traceback.print_exc()
             return as_json({"error": {"code": "EmulatorError", "message": repr(error)}}, 500)
-
-    def _break(self) -> None:
-        """Resets the connection, as a failing balancer does: no goodbye of TLS or of TCP."""
-        self.close_connection = True
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.connection.close()
 
 
 class _Server(ThreadingHTTPServer):

@@ -49,6 +49,14 @@ class Tokens:
             self._claims[token] = body
         return token, expires
 
+    def rotate(self, client_secret: str) -> None:
+        """Has the directory take another secret, and ends the tokens that it gave for the one before."""
+        with self._lock:
+            self.client_secret = client_secret
+            for claims in self._claims.values():
+                if claims.get("idtyp") == "app":
+                    claims["exp"] = int(time.time()) - 1
+
     def expire(self, token: str) -> None:
         """Has a token expire now."""
         self._claims[token]["exp"] = int(time.time()) - 1

@@ -16,6 +16,11 @@ from aml_bed import Emulator, running_emulator
 from stack import ROOT
 from thorough import thorough
 
+from plato_core.aml.client import Failure, JobClient
+from plato_core.aml.job import JobSpec
+from plato_core.aml.workspace import Workspace
+from plato_core.errors import AmlError, AmlUnavailable
+
 ENDED = {"Completed", "Failed", "Canceled"}
 
 
@@ -236,6 +241,65 @@ def test_errors_delays_and_half_answers_are_retried_by_the_sdk(emulator: Emulato
     assert client.compute.get("cpu-cluster").max_instances == 4
     spoilt = [one for one in emulator.requests() if one.get("fault")]
     assert {429, None} <= {one["status"] for one in spoilt}
+
+
+def test_a_secret_that_was_rotated_is_taken_by_the_client_that_is_there(
+    emulator: Emulator, submit: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = submit("rotated-001", "true")
+    wait(emulator, name)
+    jobs = JobClient(Workspace.of(emulator.tracking_uri))
+    assert jobs.find(name) is not None
+    assert jobs.failure(name) == Failure()
+    emulator.control("client_secret", value="the-next-secret-of-this-test")
+    try:
+        for _ in range(2):
+            with pytest.raises(AmlError, match="AADSTS7000215"):
+                jobs.find(name)
+        monkeypatch.setenv("AZURE_CLIENT_SECRET", "the-next-secret-of-this-test")
+        assert jobs.find(name) is not None
+        assert jobs.failure(name) == Failure()
+    finally:
+        emulator.control("client_secret", value=emulator.client_secret)
+
+
+def test_a_file_of_the_code_that_cannot_be_stored_is_an_error_and_not_a_wait_for_ever(
+    emulator: Emulator, tmp_path: Path
+) -> None:
+    (tmp_path / "only.py").write_text(f"print('{tmp_path}')\n")
+    (tmp_path / "image").mkdir()
+    (tmp_path / "image" / "Dockerfile").write_text("FROM python:3.11\n")
+    spec = JobSpec(
+        name="stored-001",
+        display_name="stored",
+        command="python only.py",
+        code=str(tmp_path),
+        compute="cpu-cluster",
+        instance_count=1,
+        environment="image",
+        launcher="single",
+        ray_port=6379,
+        ray_head_arguments=None,
+        ray_worker_arguments=None,
+        identity="compute",
+        identity_client_id=None,
+        experiment="checks",
+        storage="azureml://datastores/workspaceblobstore/paths/plato/sweeps",
+        shm_size="1g",
+        timeout_seconds=None,
+        tags={},
+        env={},
+    )
+    jobs = JobClient(Workspace.of(emulator.tracking_uri))
+    emulator.fault(r"^PUT .*/only\.py$", status=429)
+    with pytest.raises(AmlUnavailable):
+        jobs.submit(spec)
+    emulator.fault(r"^PUT .*/only\.py$", status=409, code="BlobAlreadyExists")
+    with pytest.raises(AmlUnavailable, match="the answer was lost"):
+        jobs.submit(spec)
+    assert jobs.submit(spec).name == "stored-001"
+    wait(emulator, "stored-001")
+    assert str(tmp_path) in emulator.log("stored-001")
 
 
 def test_a_preempted_job_waits_again_and_runs_anew_with_its_named_output(

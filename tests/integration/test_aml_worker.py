@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import random
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aml_bed import running_emulator
+from aml_faults import CLASSES, OF_A_JOB, Faulty
 from aml_worker_bed import POOL, Bed, GuardedServer, project
 from prefect_server import wait_for
 from thorough import SOAKED, thorough
@@ -177,6 +181,80 @@ def test_a_job_taken_from_its_node_waits_and_starts_again(bed: Bed, notice_s: fl
         bed.emulator.control("release")
     assert bed.ended(run_id)["state_name"] == "Completed"
     assert bed.job_ended(job_of(run_id)) == "Completed"
+
+
+@thorough
+@pytest.mark.usefixtures("worker")
+def test_a_run_whose_endpoints_fail_is_one_job_and_nothing_is_double(bed: Bed) -> None:
+    """One of each class, each at an endpoint of its own; `make soak` has all classes at all endpoints."""
+    seed = int(os.environ.get("PLATO_SEED", "20261123"))
+    chance = random.Random(seed)
+    faulty = Faulty(bed)
+    endpoints = dict(zip(chance.sample(sorted(OF_A_JOB), len(CLASSES)), CLASSES, strict=True))
+    for name in list(endpoints):  # these clients wait for long; the tracking's time-out is set to 5 s
+        if CLASSES[endpoints[name]].get("silent"):
+            soon = chance.choice([one for one in sorted(OF_A_JOB) if "/mlflow/" in one and one not in endpoints])
+            endpoints[soon] = endpoints.pop(name)
+    print(f"seed {seed}: {endpoints}")
+    bed.emulator.control("clear_faults")
+    for match, kind in endpoints.items():
+        bed.emulator.fault(match, **CLASSES[kind])
+    faulty.job()
+    assert not faulty.unmet()
+
+
+@thorough
+@pytest.mark.usefixtures("worker")
+def test_a_service_that_throttles_for_long_is_a_line_in_the_log(bed: Bed) -> None:
+    run_id = bed.start({"seconds": 5})
+    wait_for(lambda: "printed by the flow" in said(bed, run_id), "the log is copied")
+    refused = len(bed.emulator.requests())
+    bed.emulator.fault(".*", status=429, times=10**6, headers={"Retry-After": "1"})
+    try:
+        wait_for(lambda: bed.run(run_id)["state_type"] == "COMPLETED", "the flow ends, which needs no Azure")
+        wait_for(lambda: any("could not be asked" in line for line in said(bed, run_id)), "it is said")
+        wait_for(lambda: len(bed.emulator.requests()) - refused > 12, "it is asked again")
+    finally:
+        bed.emulator.control("clear_faults")
+    wait_for(lambda: f"Job {job_of(run_id)} is Completed" in said(bed, run_id), "the end is seen", 120.0)
+    lines = [line for line in said(bed, run_id) if "could not be asked" in line or "answers again" in line]
+    assert len(lines) == 2, lines
+    assert bed.state_of(run_id) == "Completed"
+
+
+@thorough
+@pytest.mark.usefixtures("worker")
+def test_many_jobs_are_asked_after_once_a_poll_each(bed: Bed) -> None:
+    jobs, polls = 6, 6
+    bed.emulator.control("compute", name="many-nodes", vm_size="Standard_DS4_v2", max_nodes=jobs)
+    lines = "i=0; while true; do i=$((i+1)); echo line $i; sleep 0.5; done"
+    runs: list[str] = []
+    for _ in range(jobs):  # one after the other: a server on SQLite keeps many at once waiting
+        runs.append(bed.start(command=lines, compute="many-nodes", poll_interval_s=1, cancel_grace_s=0))
+        wait_for(lambda: job_of(runs[-1]) in bed.emulator.jobs(), "it is submitted", 200.0)
+    names = [job_of(run_id) for run_id in runs]
+
+    def counts() -> Counter[str]:
+        """How often the jobs were asked after, and what else was asked for."""
+        found: Counter[str] = Counter()
+        for one in bed.emulator.requests()[begin:]:
+            found["state" if one["path"].endswith(tuple(f"/jobs/{name}" for name in names)) else one["path"]] += 1
+        return found
+
+    try:
+        wait_for(lambda: all("line 3" in said(bed, run_id) for run_id in runs), "all logs are copied", 200.0)
+        begin = len(bed.emulator.requests())
+        wait_for(lambda: counts()["state"] >= jobs * polls, "some polls", 120.0)
+        found = counts()
+        logs = sum(count for path, count in found.items() if path.endswith("/std_log.txt"))
+        others = found.total() - found["state"] - logs
+        assert logs <= found["state"] + jobs  # one read of the log with each poll
+        assert others <= 2 * jobs, found  # addresses of logs, tokens: not with each poll
+    finally:
+        for run_id in runs:
+            bed.cancel(run_id)
+    for name in names:
+        assert bed.job_ended(name) == "Canceled"
 
 
 def test_no_secret_is_anywhere_and_nobody_else_was_called(bed: Bed) -> None:

@@ -173,6 +173,26 @@ def test_every_point_arrives_exactly_once_whatever_the_server_answers(
     _assert_whole(proxy.uri, parent, ["a", "b"], 100)
 
 
+def test_runs_whose_creation_had_no_answer_are_there_once(tmp_path: Path, proxy: Proxy, parent: ParentRun) -> None:
+    """MLflow by itself sends such a request again, and has two runs then."""
+    proxy.fail_first(["lost reply", "lost reply"], "runs/create")
+    writer = _writer(tmp_path / "spool", proxy.uri, parent)
+    _begin(writer, "a", "b")
+    for key in ("a", "b"):
+        _points(writer, key, range(1, 4))
+    _end(writer, "a", "b")
+    writer.start()
+    assert writer.drain(30).complete
+    assert [seen.answer for seen in proxy.seen if seen.name == "POST runs/create"] == ["lost reply", "lost reply"]
+    _assert_whole(proxy.uri, parent, ["a", "b"], 3)
+
+    proxy.fail_first(["lost reply", 503], "runs/create")
+    tags = {"plato.sweep_id": "answer-lost", "plato.kind": "sweep"}
+    opened = open_parent(proxy.uri, "answer-lost", "sweep", tags, {})
+    runs = MlflowClient(proxy.uri).search_runs([opened.experiment_id])
+    assert [run.info.run_id for run in runs] == [opened.run_id]
+
+
 def test_a_run_is_created_then_logged_then_ended(tmp_path: Path, proxy: Proxy, parent: ParentRun) -> None:
     writer = _writer(tmp_path / "spool", proxy.uri, parent)
     _begin(writer, "a")

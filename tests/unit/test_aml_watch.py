@@ -13,11 +13,12 @@ import pytest
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import ObjectNotFound
 
+from plato_core.aml.asking import Once
 from plato_core.aml.client import Failure, JobState
 from plato_core.aml.joblog import JobLog
 from plato_core.aml.pool import AzureMLJobConfiguration
 from plato_core.aml.watch import JobWatch
-from plato_core.errors import AmlUnavailable
+from plato_core.errors import AmlError, AmlUnavailable
 
 NAME = "pf-00000000-0000-0000-0000-000000000007-000"
 
@@ -33,8 +34,10 @@ class Jobs:
     statuses: list[str]
     failing: int = 0
     cancelled: int = 0
+    found: int = 0
 
     def find(self, name: str) -> JobState | None:
+        self.found += 1
         status = self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
         return JobState(name, status, "experiment", "") if status else None
 
@@ -130,20 +133,141 @@ def test_a_run_that_is_in_another_attempt_is_not_marked_by_this_job() -> None:
     assert (watched.jobs.cancelled, watched.said) == (1, [])
 
 
+def test_a_job_that_waits_for_long_is_asked_after_less_often_until_its_run_is_cancelled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = run_in(StateType.PENDING)
+    watched = Watched(run, "Queued")
+    monkeypatch.setattr("plato_core.aml.watch.propose_state", _proposed)
+    watched.watch._status, watched.watch._since = "Queued", time.monotonic() - 86_400.0  # a day
+    ticks = 0
+
+    async def read_flow_run(flow_run_id: UUID) -> FlowRun:
+        nonlocal ticks
+        ticks += 1
+        return run if ticks < 200 else run_in(StateType.CANCELLING)
+
+    watched.api.read_flow_run = read_flow_run  # type: ignore[method-assign]
+    watched.follow()
+    assert watched.jobs.found <= 4  # the first, and from the cancellation on; it was due 200 times else
+    assert (watched.jobs.cancelled, set(watched.said)) == (1, {"Cancelled"})
+
+
+def test_a_service_that_is_away_is_told_of_once_and_once_when_it_is_back(caplog: pytest.LogCaptureFixture) -> None:
+    watched = Watched(run_in(StateType.RUNNING), "Running", "Completed")
+    answers, asked = watched.jobs.find, 0
+
+    def find(name: str) -> JobState | None:
+        nonlocal asked
+        asked += 1
+        if asked <= 30:
+            raise AmlUnavailable(f"no answer from port {asked}: <connection at 0x{asked:012x}>")
+        return answers(name)
+
+    watched.jobs.find = find  # type: ignore[method-assign]
+    watched.watch._questions.pause_s = lambda poll_interval_s: 0.0  # type: ignore[method-assign]
+    with caplog.at_level(logging.INFO):
+        watched.follow()
+    said = [record.getMessage() for record in caplog.records]
+    assert len([line for line in said if "could not be asked" in line]) == 1
+    assert len([line for line in said if "answers again" in line]) == 1
+    assert watched.said == ["Crashed"]  # the job's end is not missed
+
+
+def test_what_was_said_is_not_remembered_without_end() -> None:
+    once = Once(most=3)
+    assert [once.first(f"{word} 1 at 0xab{number}") for number, word in enumerate("aabcd")] == [1, 0, 1, 1, 1]
+    assert len(once._said) == 3
+
+
+class Blob:
+    """A log of a job, as it is read."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content, self.asked, self.reads, self.refused = content, 0, 0, ""
+
+    def history(self, path: str, query: dict[str, str]) -> dict[str, str]:
+        self.asked += 1
+        return {"contentUri": f"https://blob/{self.asked}"}
+
+    def size(self, url: str) -> int:
+        return len(self.content)
+
+    def read(self, url: str, offset: int, most: int) -> bytes | None:
+        if url == self.refused:
+            raise AmlError("Azure ML refuses (403)")
+        self.reads += 1
+        return None if offset > len(self.content) else self.content[offset : offset + most]
+
+
+def log_of(blob: Any, **more: Any) -> JobLog:
+    return JobLog(blob, NAME, "experiment", **more)
+
+
+def test_a_log_is_read_in_bounded_pieces_and_no_line_is_lost_between_them() -> None:
+    lines = [b"line %06d of a long log %s\n" % (number, b"." * 400) for number in range(10_000)]
+    blob = Blob(b"".join(lines))
+    log, read = log_of(blob), []
+    for _ in range(10):
+        before = blob.reads
+        read += log.new_lines()
+        assert blob.reads - before <= 2
+        if not log.behind:
+            break
+    assert read == [line.decode().strip() for line in lines]
+    assert blob.asked == 1  # its address is asked for once, not with every piece
+
+
+def test_a_log_is_read_no_further_than_lines_are_wanted() -> None:
+    blob = Blob((b"." * 499 + b"\n") * 20_000)
+    log = log_of(blob)
+    assert len(log.new_lines(to_the_end=True, most=100)) >= 100
+    assert (blob.reads, log.behind) == (1, True)
+
+
+def test_an_address_whose_right_has_ended_is_asked_for_again() -> None:
+    blob = Blob(b"one\n")
+    log = log_of(blob)
+    assert log.new_lines() == ["one"]
+    blob.content += b"two\n"
+    blob.refused = "https://blob/1"
+    assert log.new_lines() == ["two"]
+    blob.refused = "https://blob/3"
+    log._address = None
+    with pytest.raises(AmlError):  # a fresh one that is refused is an error
+        log.new_lines()
+
+
+def test_a_log_that_begins_anew_is_read_from_its_beginning() -> None:
+    blob = Blob(b"of the first attempt\n")
+    log = log_of(blob)
+    log.new_lines()
+    blob.content = b"again\n"
+    assert log.new_lines() == ["again"]
+
+
+def test_what_was_read_before_an_error_is_not_lost() -> None:
+    blob = Blob((b"." * 499 + b"\n") * 4_000)
+    log, read = log_of(blob), blob.read
+
+    def fails_once(url: str, offset: int, most: int) -> bytes | None:
+        if blob.reads == 1:
+            blob.reads += 1
+            raise AmlUnavailable("not now")
+        return read(url, offset, most)
+
+    blob.read = fails_once  # type: ignore[method-assign]
+    first = log.new_lines()
+    assert log.behind
+    assert len(first) + len(log.new_lines()) == 4_000
+
+
 def test_a_log_that_was_not_copied_to_its_end_still_shows_its_end() -> None:
-    content = b"".join(b"line %06d of a long log\n" % number for number in range(200_000))
-
-    class Blob:
-        def history(self, path: str, query: dict[str, str]) -> dict[str, str]:
-            return {"contentUri": "https://blob"}
-
-        def size(self, url: str) -> int:
-            return len(content)
-
-        def read(self, url: str, offset: int, most: int) -> bytes:
-            return content[offset : offset + most]
-
-    blob: Any = Blob()
-    tail = JobLog(blob, NAME, "experiment", offset=50_000).tail(40)
+    blob = Blob(b"".join(b"line %06d of a long log\n" % number for number in range(200_000)))
+    tail = log_of(blob, offset=50_000).tail(40)
     assert len(tail) == 40
     assert tail[-1] == "line 199999 of a long log"
+
+
+async def _proposed(client: Any, state: State[Any], flow_run_id: UUID) -> None:
+    pass

@@ -70,7 +70,8 @@ def test_the_table_has_the_defaults_that_the_help_shows(
 def test_every_flag_that_a_document_names_exists(document: Path) -> None:
     commands = (fetch, flush, prune, doctor, aml_doctor, notify, deploy, up, down)
     own = {flag(name) for command in commands for name in inspect.signature(command).parameters}
-    benchmark_flags = set(re.findall(r'"(--[a-z-]+)"', (ROOT / "benchmarks" / "main_job.py").read_text()))
+    benchmarks = "".join((ROOT / "benchmarks" / name).read_text() for name in ("main_job.py", "aml_watch.py"))
+    benchmark_flags = set(re.findall(r'"(--[a-z-]+)"', benchmarks))
     named = set(FLAG.findall(document.read_text()))
     assert named - SWEEP_FLAGS - own - benchmark_flags - FOREIGN == set()
 

@@ -1,0 +1,35 @@
+"""What the driver of a sweep does inside a job, without Ray and in few seconds: two trials, from open to end."""
+
+from __future__ import annotations
+
+import os
+
+import aml_driver
+from aml_faults import PARAMS, STEPS, TRIALS
+
+from plato_core.sweep import folder
+from plato_core.tracking.parent import close_parent
+from tasks.parent_run import open_parent_run
+
+
+def track_two_trials() -> None:
+    """Tracks them, and fails if anything is left or was refused."""
+    aml_driver.SWEEP_ID = f"20260801-020000-{os.environ['AZUREML_RUN_ID'][3:9]}"
+    config = aml_driver.settings()
+    sweep_dir = config.storage_folder / aml_driver.SWEEP_ID
+    sweep_dir.mkdir(parents=True)
+    (sweep_dir / folder.CONFIG_NAME).write_text(config.to_yaml())
+    opened = open_parent_run(config, aml_driver.SWEEP_ID)
+    writer = aml_driver.track(config, opened)
+    for key in TRIALS:
+        aml_driver.create(writer, opened, key)
+        writer.append({"op": "params", "key": key, "values": {f"p{number}": "1" for number in range(PARAMS)}})
+        for step in range(1, STEPS + 1):
+            aml_driver.log(writer, key, step, names=4)
+        aml_driver.upload(writer, key, STEPS)
+        aml_driver.upload_results(writer, key, "of this job")
+        writer.append({"op": "status", "key": key, "status": "FINISHED", "time": aml_driver.now_ms()})
+    drained = writer.drain(120.0)
+    if not drained.complete or drained.rejected:
+        raise RuntimeError(drained.describe())
+    close_parent(config.store_uri, opened.run_id, "FINISHED", tags={"plato.top_run_id": "t0"}, step=STEPS, end=False)
