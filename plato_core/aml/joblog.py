@@ -51,6 +51,7 @@ class JobLog:
         experiment: That the job belongs to.
         offset: Bytes that were read before, as by an earlier process.
         behind: Whether there was more than the last call has read.
+        raw: Whether every line is kept as it is.
     """
 
     client: JobClient
@@ -58,6 +59,7 @@ class JobLog:
     experiment: str
     offset: int = 0
     behind: bool = False
+    raw: bool = False
     _file: str | None = None
     _address: tuple[str, float] | None = None
     _filter: LineFilter = field(default_factory=lambda: LineFilter())
@@ -90,7 +92,8 @@ class JobLog:
             if self.behind and not whole:
                 whole = content  # one line as long as all this
             self.offset += len(whole)
-            lines += self._filter.kept(whole.decode(errors="replace").splitlines())
+            found = whole.decode(errors="replace").splitlines()
+            lines += found if self.raw else self._filter.kept(found)
             if not self.behind or (most is not None and len(lines) >= most):
                 break
         return lines

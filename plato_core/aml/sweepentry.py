@@ -102,7 +102,9 @@ def _follow(job: SweepSettings, process: SweepProcess, told_to_stop: Callable[[]
         raise SweepError(f"sweep {process.sweep_id} ended without a word")
     with contextlib.suppress(TrackingError):  # what it says stands in the trials' runs too
         upload_lineage(go.tracking_uri, go.parent_run_id, process.lineage())
-    _tell(ended)  # the last word: whoever reads it goes on
+    if ended.spool is not None:
+        print("plato: some results could not be sent; the sweep's next job sends them", flush=True)
+    _tell(ended.model_copy(update={"spool": None}))  # the last word: whoever reads it goes on
     return 0
 
 

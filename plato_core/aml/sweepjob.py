@@ -48,10 +48,12 @@ class SweepJob(SweepExecution):
 
     def go(self, go: Go) -> None:
         """Has a job train, tracked as `go` says; or follows the one that this sweep has."""
+        from plato_core.aml.client import JobClient
         from plato_core.aml.following import Following
 
         self._begun = True
-        self._following = Following(self.config, self.sweep_dir, self._settings, self._workspace, go, self._take)
+        jobs = JobClient(self._workspace)
+        self._following = Following(self.config, self.sweep_dir, self._settings, jobs, go, self._take)
         self._thread = threading.Thread(target=self._follow, args=(self._following,), name="job", daemon=True)
         self._thread.start()
 
