@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from plato_core import closing
 from plato_core.aml import following
 from plato_core.aml.client import Failure, JobState
 from plato_core.aml.following import Following
@@ -18,6 +19,7 @@ from plato_core.aml.sweepsettings import SweepJobFields, settings_of, tracked
 from plato_core.aml.workspace import Workspace
 from plato_core.config import SweepConfig
 from plato_core.errors import AmlError, AmlUnavailable, ConfigError, SweepError
+from plato_core.prune import prune
 from plato_core.sweep.events import Event, Phase, Result, SweepEnded
 from plato_core.sweep.protocol import Go
 from plato_core.tracking.runs import note_ended
@@ -244,3 +246,18 @@ def test_the_order_says_which_runs_were_ended_meanwhile(tmp_path: Path) -> None:
     note_ended(followed.sweep_dir / "tracking", {"trial-1": "run-1"})
     [spec] = followed.follow().jobs.submitted
     assert '"ended":{"trial-1":"run-1"}' in spec.env["PLATO_AML_SWEEP"]
+
+
+@pytest.mark.parametrize("lives", [True, False])
+def test_the_runs_of_a_sweep_are_closed_only_where_its_job_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lives: bool
+) -> None:
+    followed = Followed(tmp_path, ("Running", [FINISHED])).follow()
+    (followed.sweep_dir / "config.yaml").write_text(SweepConfig.from_flow_parameters(SETTINGS).to_yaml())
+    (followed.sweep_dir / "running.lock").touch()  # of a process that is gone
+    asked: list[str] = []
+    monkeypatch.setattr(JobNote, "lives", lambda note: lives)
+    monkeypatch.setattr(closing, "end_left_running", lambda *given, **_: asked.append(given[2]) or [])
+    assert closing.close_left_running(tmp_path) == []
+    assert asked == ([] if lives else [SWEEP])
+    assert [kept.why for kept in prune(tmp_path, older_than_days=0.0).kept] == ["perhaps running"]
