@@ -16,6 +16,7 @@ from plato_core.aml import jobrun
 from plato_core.config import SweepConfig
 from plato_core.config_errors import Label, config_error, dotted
 from plato_core.config_rules import starts_outside
+from plato_core.config_store import is_of_this_machine
 from plato_core.errors import ConfigError
 from plato_core.names import canonicalise, did_you_mean
 from plato_core.search_space import parse, parse_start
@@ -37,7 +38,7 @@ PLACES = (
 _FIELD_ALIASES = {"num_workers": "num_env_runners", "env": "env_name"}
 # They say where to look for a sweep, or what it began with.
 _NOT_OF_A_RESUMED = ("resume", "storage_path", "test_local", "preset")
-# A job brings its own Ray, whatever the shell was set up for.
+# A job brings its own Ray, whatever the shell was set up for, and reaches no store of this machine.
 _NOT_WITH_AML = ("ray_address", "ray_nodes")
 _NOT_WITH_TEST_LOCAL = ("tracking_uri", "ray_address", "ray_nodes", "preset")
 
@@ -87,6 +88,8 @@ def load_config(
     if user.values.get("compute") == "aml":
         for name in _NOT_WITH_AML:
             layers[0].values.pop(name, None)
+        if is_of_this_machine(layers[0].values.get("tracking_uri", "")):
+            layers[0].values.pop("tracking_uri", None)
         user = _merge(layers)
     if (resume := user.values.get("resume")) is not None:
         return _resumed(str(resume), user, _merge(layers[1:]))

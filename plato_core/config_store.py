@@ -13,6 +13,7 @@ from plato_core.names import did_you_mean
 TIMEOUT_S = 3.0
 SCHEMES: tuple[str, ...] = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "azureml")
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+_LOOPBACK = ("localhost", "127.0.0.1", "::1", "0.0.0.0")
 _SQLITE_MAGIC = b"SQLite format 3\x00"
 
 
@@ -45,6 +46,12 @@ def check_store(uri: str) -> None:
             f"tracking_uri: {scheme!r} is not supported{did_you_mean(scheme, SCHEMES)}; "
             f"give a URI that starts with one of {', '.join(SCHEMES)}"
         )
+
+
+def is_of_this_machine(uri: str) -> bool:
+    """Say whether no other machine reaches a store by this URI."""
+    parts = urlsplit(uri)
+    return parts.scheme.split("+")[0] in ("", "file", "sqlite") or parts.hostname in _LOOPBACK
 
 
 def _check_http(uri: str) -> None:

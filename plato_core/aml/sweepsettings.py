@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, Field, ValidationError
 
 from plato_core.aml.fields import JobFields
 from plato_core.config import SweepConfig
 from plato_core.config_errors import config_error
+from plato_core.config_store import is_of_this_machine
 from plato_core.errors import AmlError, ConfigError
-
-_THIS_MACHINE = ("localhost", "127.0.0.1", "::1", "0.0.0.0")
 
 
 class SweepJobFields(JobFields):
@@ -51,11 +49,10 @@ def tracked(config: SweepConfig) -> SweepConfig:
         from plato_core.tracking.azure import canonical
 
         return config.model_copy(update={"tracking_uri": canonical(tracking_uri_of(settings.find_workspace()))})
-    parts = urlsplit(config.tracking_uri)
-    if parts.scheme.startswith("sqlite") or parts.hostname in _THIS_MACHINE:
+    if is_of_this_machine(config.tracking_uri):
         raise ConfigError(
             f"tracking_uri: {config.tracking_uri!r} is on this machine, and the sweep trains in an Azure ML job; leave "
-            "it out (MLFLOW_TRACKING_URI too), which means the workspace, or give a store that the job reaches"
+            "it out, which means the workspace, or give a store that the job reaches"
         )
     return config
 

@@ -186,3 +186,18 @@ def test_a_clash_with_the_preset_says_so(write: Any) -> None:
 
 def test_more_than_one_mistake_is_counted() -> None:
     assert refusal({"seed": -1, "mode": "x"}).endswith("(and 1 more)")
+
+
+def test_a_job_elsewhere_takes_neither_ray_nor_a_store_of_this_machine_from_the_shell() -> None:
+    shell = {"RAY_ADDRESS": "auto", "MLFLOW_TRACKING_URI": "http://127.0.0.1:5000"}
+    config = load_config({"compute": "aml"}, None, shell)
+    assert (config.ray_address, config.tracking_uri) == (None, None)
+    reached = load_config({"compute": "aml"}, None, {"MLFLOW_TRACKING_URI": "https://mlflow.example.com"})
+    assert reached.tracking_uri == "https://mlflow.example.com"
+    assert load_config({"compute": "local"}, None, shell).ray_address == "auto"
+
+
+def test_job_variables_are_joined_name_by_name(tmp_path: Path) -> None:
+    (file := tmp_path / "sweep.yaml").write_text("compute: aml\njob_variables: {compute: gpu, instance_count: 2}\n")
+    config = load_config({"job_variables": {"instance_count": 4}}, file, {})
+    assert config.job_variables == {"compute": "gpu", "instance_count": 4}
