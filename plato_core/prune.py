@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from plato_core.aml.jobnote import NOTE_NAME
+from plato_core.aml.jobnote import JobNote
 from plato_core.aml.jobrun import JobRun
-from plato_core.errors import ConfigError
+from plato_core.errors import ConfigError, PlatoError
 from plato_core.pruned import Gone, Kept, Pruned, Refused, Why
 from plato_core.sweep.folder import RUNNING_NAME, SWEEP_ID, lock, read_end, sweeps_in
 from plato_core.sweep.protocol import TRACKING_FOLDER
@@ -167,6 +167,16 @@ def count_unsent(sweep_dir: Path) -> int | None:
         return None
 
 
+def _has_job(sweep_dir: Path) -> bool:
+    """Says whether a job of Azure ML works on the sweep, or may: its note there is the only way to it."""
+    if (note := JobNote.read(sweep_dir)) is None:
+        return False
+    try:
+        return note.lives()
+    except PlatoError:
+        return True
+
+
 @contextlib.contextmanager
 def _claimed(sweep: _Sweep, now: float) -> Iterator[Literal["running", "perhaps running"] | None]:
     """Has the sweep to itself for as long as this lasts; yields why not, where that cannot be."""
@@ -175,13 +185,12 @@ def _claimed(sweep: _Sweep, now: float) -> Iterator[Literal["running", "perhaps 
         others = lock(sweep.path, held)
         running = others is not False and lock(sweep.path / RUNNING_NAME, held)
         flushing = running is not False and lock(sweep.path / TRACKING_FOLDER / "lock", held)
-        # The storage of jobs is shared by machines, and a lock is seen on its own only. A job trains on without us.
-        elsewhere = JobRun.current() is not None or (sweep.path / NOTE_NAME).exists()
-        unseen = running is None or (running and not sweep.finished and elsewhere)
+        # The storage of jobs is shared by machines, and a lock is seen on its own only.
+        unseen = running is None or (running and not sweep.finished and JobRun.current() is not None)
         nobody_knows = unseen and not sweep.path.name.startswith(_TRASH_PREFIX)
         if flushing is False:
             yield "running"
-        elif nobody_knows and now - sweep.changed < MAY_RUN_S:
+        elif (nobody_knows and now - sweep.changed < MAY_RUN_S) or (not sweep.finished and _has_job(sweep.path)):
             yield "perhaps running"
         else:
             yield None

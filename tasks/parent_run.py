@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Literal
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from pydantic import JsonValue
 
 from plato_core.aml.jobrun import JobRun
 from plato_core.closing import forget_closing
@@ -81,6 +83,7 @@ def open_parent_run(config: SweepConfig, sweep_id: str) -> parent.ParentRun:
         parent.reopen_parent(config.store_uri, before)
         opened = before
     else:
+        shown = config.model_copy(update={"job_variables": _without_env(config.job_variables)})
         opened = parent.open_parent(
             config.store_uri,
             config.experiment_name,
@@ -88,7 +91,7 @@ def open_parent_run(config: SweepConfig, sweep_id: str) -> parent.ParentRun:
             tags=_tags(config, sweep_id, job),
             params=_params(config),
             artifact_location=None if config.artifact_root is None else str(config.artifact_root),
-            texts={"config.yaml": config.to_yaml()},
+            texts={"config.yaml": shown.to_yaml()},
             run_id=None if job is None else job.run_id,
         )
     write_parent(sweep_dir, opened)
@@ -182,11 +185,17 @@ def _params(config: SweepConfig) -> dict[str, object]:
     """The resolved config, flat: what the population was drawn from rather than any one trial's values."""
     settings = config.flow_parameters()
     del settings["resume"]
+    settings["job_variables"] = _without_env(settings["job_variables"]) or None
     nested = {name: settings.pop(name) for name in ("hyperparameters", "mutations", "env_config")}
     params: dict[str, object] = {name: value for name, value in settings.items() if value is not None}
     for name, values in nested.items():
         params |= {f"{name}.{key}": value for key, value in values.items()}
     return params
+
+
+def _without_env(job_variables: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """A job's environment is for the job alone: what somebody has put there may be no secret, and yet not for all."""
+    return {name: value for name, value in job_variables.items() if name != "env"}
 
 
 def _git_commit() -> str | None:

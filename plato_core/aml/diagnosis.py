@@ -12,6 +12,7 @@ _TAIL = 5  # lines of the job's log that are shown
 _LONGEST = 240  # characters of each
 
 
+_TIME_LIMIT = "Cause: the time limit"
 _RETRY = "Retry the flow run to go on with its sweep."
 
 
@@ -31,6 +32,7 @@ class Evidence:
         api_url: Where the job looked for the Prefect API.
         flow_state: The flow run's state: `Running`, `Pending`...
         way_on: How to go on with the sweep; by default a retry of the flow run.
+        prefect: Whether the job talks to the Prefect API, so that it may be at fault.
     """
 
     status: str
@@ -44,6 +46,7 @@ class Evidence:
     api_url: str = ""
     flow_state: str = ""
     way_on: str = _RETRY
+    prefect: bool = True
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,11 @@ class Diagnosis:
     cause: str
     advice: str
     known: bool = True
+
+    @property
+    def is_time_limit(self) -> bool:
+        """Whether it ran into its time limit, which to the job looks as if it were cancelled."""
+        return self.cause.startswith(_TIME_LIMIT)
 
     @property
     def message(self) -> str:
@@ -173,13 +181,15 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     if _timed_out(evidence):
         return Diagnosis(
             happened,
-            f"Cause: the time limit of {evidence.timeout_seconds} s.",
+            f"{_TIME_LIMIT} of {evidence.timeout_seconds} s.",
             f"Raise timeout_seconds, or have the sweep end before it by time_budget_s. {evidence.way_on}",
         )
     if evidence.status == "Canceled":
         return Diagnosis(happened, "Somebody cancelled it in Studio or by the Azure command line.", evidence.way_on)
     text = "\n".join((evidence.code, evidence.message, *evidence.tail))
     for sign in _SIGNS:
+        if not evidence.prefect and "Prefect API" in sign.cause:
+            continue
         if re.search(sign.pattern, text, re.IGNORECASE | re.MULTILINE):
             cause = sign.cause.format(compute=evidence.compute, api_url=evidence.api_url or "PREFECT_API_URL")
             return Diagnosis(happened, cause, sign.advice.replace(_RETRY, evidence.way_on))

@@ -25,7 +25,10 @@ _QUIET = {
     "TZ": "UTC",  # azureml-mlflow takes local time for UTC when it asks whether its token is still good
     "PYTHONUNBUFFERED": "1",
 }
-_NEVER = ("AZURE_CLIENT_SECRET", "AZURE_CLIENT_CERTIFICATE_PASSWORD", "AZURE_PASSWORD", "PREFECT_CLIENT_CUSTOM_HEADERS")
+_NEVER = (
+    "AZURE_CLIENT_SECRET", "AZURE_CLIENT_CERTIFICATE_PASSWORD", "AZURE_PASSWORD", "PREFECT_CLIENT_CUSTOM_HEADERS",
+    "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN",
+)  # fmt: skip
 _REGISTERED = re.compile(r"azureml://\S+|(azureml:)?[\w.-]+[:@][\w.-]+")
 _TAG = 1000  # AML's limit on a tag's value, in characters
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from plato_core.aml.client import JobClient, JobState
@@ -18,6 +19,19 @@ from plato_core.sweep.protocol import TRACKING_FOLDER, Go, SweepOrder
 from plato_core.tracking.runs import RunTable
 
 
+@dataclass(frozen=True)
+class Placed:
+    """The job to follow.
+
+    Attributes:
+        name: Of the job.
+        enough: Whether it was asked for all of the sweep; else a larger budget was given since, for a next job.
+    """
+
+    name: str
+    enough: bool = True
+
+
 class Placing:
     """Finds or submits the job of a sweep.
 
@@ -28,17 +42,25 @@ class Placing:
         jobs: Of the workspace.
         go: Where the sweep is tracked.
         talk: With Azure ML.
+        named: Told the job's name before there may be one.
     """
 
     def __init__(
-        self, config: SweepConfig, sweep_dir: Path, settings: SweepJobFields, jobs: JobClient, go: Go, talk: Talk
+        self,
+        config: SweepConfig,
+        sweep_dir: Path,
+        settings: SweepJobFields,
+        jobs: JobClient,
+        go: Go,
+        talk: Talk,
+        named: Callable[[str], None],
     ) -> None:
         self._config, self._sweep_dir, self._settings, self._go = config, sweep_dir, settings, go
-        self._jobs, self._talk = jobs, talk
+        self._jobs, self._talk, self._named = jobs, talk, named
         self._budget = {name: getattr(config, name) for name in BUDGET}
 
-    def place(self, told_to_stop: Callable[[], bool]) -> str | None:
-        """Returns the name of the job to follow; None where the sweep was told to stop before there was one.
+    def place(self, told_to_stop: Callable[[], bool]) -> Placed | None:
+        """Returns the job to follow; None where the sweep was told to stop before there was one.
 
         A job that lives is followed, and so is one that has done all that it was asked for: its log has what the sweep
         told. Else there is a new one, whose name stands in the sweep's folder before it is submitted: whoever comes
@@ -50,8 +72,9 @@ class Placing:
         note = JobNote.read(self._sweep_dir)
         job = None if note is None else self._ended_or_alive(note, told_to_stop)
         if note is not None and job is not None and self._is_to_follow(note, job):
+            self._named(note.name)
             self._talk.say(f"job {note.name} is there already ({job.status}); following it")
-            return note.name
+            return Placed(note.name, enough=note.budget == self._budget)
         number = 0 if note is None else note.number + (job is not None)
         spec = self._spec(job_name(self._sweep_dir.name, number))
         if told_to_stop():
@@ -65,8 +88,11 @@ class Placing:
         ).write(self._sweep_dir)
         self._talk.say(f"submitting job {spec.name} to {self._jobs.workspace}")
         self._talk.insist(lambda: self._jobs.check_compute(spec.compute, spec.instance_count))
+        if told_to_stop():
+            return None
+        self._named(spec.name)
         self._talk.insist(lambda: self._submit(spec))
-        return spec.name
+        return Placed(spec.name)
 
     def _ended_or_alive(self, note: JobNote, told_to_stop: Callable[[], bool]) -> JobState | None:
         """Returns the job as it is, once it is not just being cancelled."""

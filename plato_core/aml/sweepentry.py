@@ -18,7 +18,7 @@ from plato_core.aml.jobsettings import SweepSettings
 from plato_core.config import SweepConfig
 from plato_core.errors import PlatoError, SweepError, SweepStopped, TrackingError
 from plato_core.resuming import BUDGET, read_parent, resumed_config, write_parent
-from plato_core.sweep.events import Event, Failed, SweepEnded
+from plato_core.sweep.events import Event, Failed, SweepEnded, TrackingState
 from plato_core.sweep.folder import CONFIG_NAME
 from plato_core.sweep.process import SweepProcess
 from plato_core.sweep.protocol import TRACKING_FOLDER
@@ -86,6 +86,7 @@ def _follow(job: SweepSettings, process: SweepProcess, told_to_stop: Callable[[]
         write_parent(process.sweep_dir, ParentRun(go.parent_run_id, go.experiment_id, ""))
     process.go(go)
     ended: SweepEnded | None = None
+    waiting = 0
     try:
         for event in process.events():
             if told_to_stop():
@@ -96,14 +97,18 @@ def _follow(job: SweepSettings, process: SweepProcess, told_to_stop: Callable[[]
                 ended = event
             elif event is not None:
                 _tell(event)
+                waiting = event.pending if isinstance(event, TrackingState) else waiting
     except SweepStopped:
         return _TERMINATED
     if ended is None:
         raise SweepError(f"sweep {process.sweep_id} ended without a word")
     with contextlib.suppress(TrackingError):  # what it says stands in the trials' runs too
         upload_lineage(go.tracking_uri, go.parent_run_id, process.lineage())
-    if ended.spool is not None:
-        print("plato: some results could not be sent; the sweep's next job sends them", flush=True)
+    if waiting:
+        raise TrackingError(
+            f"{waiting} entries could not be sent to {go.tracking_uri}; they are kept with the sweep's files, and sent "
+            "when it goes on"
+        )
     _tell(ended.model_copy(update={"spool": None}))  # the last word: whoever reads it goes on
     return 0
 

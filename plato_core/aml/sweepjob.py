@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -13,7 +14,7 @@ from plato_core.aml.sweepsettings import settings_of
 from plato_core.config import SweepConfig
 from plato_core.errors import PlatoError, SweepError
 from plato_core.sweep import folder
-from plato_core.sweep.events import Event, Failed, Phase, SweepEnded
+from plato_core.sweep.events import Event, Failed, Notice, SweepEnded
 from plato_core.sweep.execution import TICK_S, SweepExecution
 from plato_core.sweep.protocol import Go
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 # Whoever stops a sweep waits so long for its job's last words; the job goes on ending by itself.
 STOP_S = 25.0
+# A job whose code is just being uploaded can be cancelled only when it is there.
+_SUBMIT_S = 90.0
 
 
 class SweepJob(SweepExecution):
@@ -58,7 +61,7 @@ class SweepJob(SweepExecution):
         self._thread.start()
 
     def stop(self) -> list[Event]:
-        """Cancels the job, and waits for its last words, for `STOP_S` at most.
+        """Cancels the job, and waits for its last words, for `STOP_S` at most; longer only for a submit on its way.
 
         Returns:
             What it told meanwhile.
@@ -68,19 +71,29 @@ class SweepJob(SweepExecution):
             return told
         self._stopped = True
         self._following.cancel()
-        deadline = time.monotonic() + STOP_S
-        while (event := self._next(deadline)) is not None:
-            told.append(event)
+        began = time.monotonic()
+        while not self._over.is_set() or not self._events.empty():
+            waited_s = time.monotonic() - began
+            if waited_s >= (STOP_S if self._following.cancel_was_heard else _SUBMIT_S):
+                break
+            with contextlib.suppress(queue.Empty):
+                if (event := self._events.get(timeout=TICK_S)) is None:
+                    break
+                told.append(event)
         if not self._over.is_set():
-            told.append(Phase(text=f"job {self._following.name} is still ending"))
+            name = self._following.name
+            told.append(
+                Notice(text=f"job {name} is still ending")
+                if self._following.cancel_was_heard
+                else Notice(text=f"job {name} may still train: Azure ML does not answer; cancel it in Studio")
+            )
         return told
 
     def close(self) -> None:
         """Cancels the job if it still trains, and nobody is to follow it any more."""
         if self._following is not None and self._thread is not None:
             if not self._over.is_set() and not self._stopped:
-                self._following.cancel()
-                self._thread.join(STOP_S)
+                self.stop()
             self._following.leave()
             self._thread.join(2 * TICK_S)
         self._forget_unbegun()
@@ -93,8 +106,10 @@ class SweepJob(SweepExecution):
         try:
             following.follow()
         except PlatoError as error:
+            following.cancel_what_is_left()
             self._take(Failed.of(error))
         except Exception as error:
+            following.cancel_what_is_left()
             self._take(Failed(error_type="bug", message=f"{type(error).__name__}: {error}"))
         finally:
             self._over.set()
@@ -103,16 +118,9 @@ class SweepJob(SweepExecution):
     def _take(self, event: Event) -> None:
         if isinstance(event, SweepEnded | Failed):
             self._over.set()
-            stopped = isinstance(event, SweepEnded) and event.outcome == "stopped"
-            finished = isinstance(event, SweepEnded) and not stopped
-            folder.record_end(self.sweep_dir, "stopped" if stopped else "finished" if finished else "failed")
+            outcome: folder.Outcome = "failed" if isinstance(event, Failed) else event.outcome
+            folder.record_end(self.sweep_dir, outcome)
         self._events.put(event)
-
-    def _next(self, deadline: float) -> Event | None:
-        try:
-            return self._events.get(timeout=max(0.0, deadline - time.monotonic()))
-        except queue.Empty:
-            return None
 
     def _silent_end(self) -> SweepError:
         return self._bug("its job ended without a word")

@@ -10,7 +10,7 @@ from plato_core.aml.fields import JobFields
 from plato_core.config import SweepConfig
 from plato_core.config_errors import config_error
 from plato_core.config_store import is_of_this_machine
-from plato_core.errors import AmlError, ConfigError
+from plato_core.errors import ConfigError
 
 
 class SweepJobFields(JobFields):
@@ -60,16 +60,24 @@ def tracked(config: SweepConfig) -> SweepConfig:
 def check_job(config: SweepConfig) -> None:
     """Check what can be known of a sweep's job before it is paid for: its settings, its code, its cluster.
 
+    The cluster of a sweep that goes on is asked for with its next job: the one that it has may only be followed.
+
     Raises:
         ConfigError: One is not as it must be; one line.
         AmlError: Azure ML cannot be asked.
     """
     from plato_core.aml.client import JobClient
+    from plato_core.aml.job import COMMAND, command_job, job_spec
 
     settings = settings_of(config)
     try:
-        JobClient(settings.find_workspace()).check_compute(settings.compute, settings.instance_count)
+        workspace = settings.find_workspace()
+        spec = job_spec(
+            settings, name="ps-", display_name="", command=COMMAND, experiment=config.experiment_name, tags={},
+            env=settings.env,
+        )  # fmt: skip
+        command_job(spec)
+        if config.resume is None:
+            JobClient(workspace).check_compute(settings.compute, settings.instance_count)
     except ConfigError as error:
         raise ConfigError(f"job_variables: {error}") from None
-    except AmlError as error:
-        raise ConfigError(f"compute: {error}") from None

@@ -192,7 +192,7 @@ class JobWatch:
             return
         evidence = await self._evidence(run, job)
         diagnosis = diagnose(evidence)
-        if job is not None and job.status == "Canceled" and not diagnosis.cause.startswith("Cause: the time limit"):
+        if job is not None and job.status == "Canceled" and not diagnosis.is_time_limit:
             await self.cancelled(run, diagnosis.message)
             return
         for line in shown_tail(evidence.tail):

@@ -20,6 +20,7 @@ from plato_core.sweep.events import (
     Exploited,
     Failed,
     NodeChanged,
+    Notice,
     Past,
     Phase,
     Result,
@@ -53,6 +54,7 @@ class SweepProgress:
         self._now = -math.inf
         self._phase = "starting"
         self._stopping: str | None = None
+        self._in_past = False
         self._ended: SweepEnded | None = None
         self._tracking: TrackingState | None = None
         self._nodes: NodeChanged | None = None
@@ -183,6 +185,9 @@ class SweepProgress:
         match event:
             case Phase():
                 self._phase = plain(event.text)
+            case Notice():
+                self._phase = plain(event.text)
+                return self._phase
             case TrialStarted():
                 self._start(event)
             case Result():
@@ -210,6 +215,11 @@ class SweepProgress:
                 # While stopping, that the others end too goes without saying.
                 return end_line(event, row) if event.status == "FAILED" or not self._stopping else None
             case Past():
+                if not self._in_past:  # also of a job that begins again, whose first life was seen
+                    self._rows.clear()
+                    self._recorders.clear()
+                    self._stopping = None
+                self._in_past = not event.last
                 for one in event.events:  # their lines were printed then
                     self._take(one)
                 self._trials_began = None

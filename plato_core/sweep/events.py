@@ -43,6 +43,13 @@ class Phase(_Event):
     text: str
 
 
+class Notice(_Event):
+    """Something about no trial that is worth a line of its own, such as what became of the sweep's job."""
+
+    kind: Literal["notice"] = "notice"
+    text: str
+
+
 class TrialStarted(_Event):
     """A trial runs, for the first time or again.
 
@@ -246,6 +253,7 @@ class Failed(_Event):
 
 Event = (
     Phase
+    | Notice
     | TrialStarted
     | Result
     | Exploited

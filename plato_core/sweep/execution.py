@@ -42,7 +42,8 @@ class SweepExecution(ABC):
         self.sweep_id = config.resume or sweep_id or new_sweep_id()
         self.sweep_dir = config.storage_folder / self.sweep_id
         if config.resume is None:
-            self.sweep_dir.mkdir(parents=True)
+            # Under a given name an earlier life of the same job may have made it, and come no further.
+            self.sweep_dir.mkdir(parents=True, exist_ok=sweep_id is not None)
         self._owned = own(self.sweep_dir)
         self._running = hold(self.sweep_dir)  # before it can be told from other folders, so that it is never pruned
         lasting = config.model_copy(update={"resume": None})  # of a sweep that goes on the budget may be larger now

@@ -15,12 +15,12 @@ from plato_core.aml.following import Following
 from plato_core.aml.job import JobSpec
 from plato_core.aml.joblog import EVENT
 from plato_core.aml.jobnote import JobNote
-from plato_core.aml.sweepsettings import SweepJobFields, settings_of, tracked
+from plato_core.aml.sweepsettings import SweepJobFields, check_job, settings_of, tracked
 from plato_core.aml.workspace import Workspace
 from plato_core.config import SweepConfig
 from plato_core.errors import AmlError, AmlUnavailable, ConfigError, SweepError
 from plato_core.prune import prune
-from plato_core.sweep.events import Event, Phase, Result, SweepEnded
+from plato_core.sweep.events import Event, Notice, Result, SweepEnded
 from plato_core.sweep.protocol import Go
 from plato_core.tracking.runs import note_ended
 
@@ -88,7 +88,7 @@ def no_store(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 class Followed:
-    """A sweep's job, followed; `told` is what it told but for phases."""
+    """A sweep's job, followed; `told` is what it told but for notices."""
 
     def __init__(self, folder: Path, *steps: tuple[str, list[Event]], **settings: Any) -> None:
         self.sweep_dir = folder / SWEEP
@@ -106,11 +106,11 @@ class Followed:
 
     @property
     def told(self) -> list[Event]:
-        return [event for event in self.events if not isinstance(event, Phase)]
+        return [event for event in self.events if not isinstance(event, Notice)]
 
     @property
-    def phases(self) -> list[str]:
-        return [event.text for event in self.events if isinstance(event, Phase)]
+    def notices(self) -> list[str]:
+        return [event.text for event in self.events if isinstance(event, Notice)]
 
 
 def test_a_new_sweep_is_submitted_once_and_noted_before(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_a_new_sweep_is_submitted_once_and_noted_before(tmp_path: Path) -> None:
     assert spec.name == note.name == followed.following.name == f"ps-{SWEEP}-000"
     assert "PREFECT_API_URL" not in spec.env
     assert followed.told == [result(1), FINISHED]
-    assert followed.phases[1:] == [f"job {spec.name} is Queued: https://studio", f"job {spec.name} is Running"]
+    assert followed.notices[1:] == [f"job {spec.name} is Queued: https://studio", f"job {spec.name} is Running"]
 
 
 def test_a_submit_whose_answer_was_lost_is_no_failure(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_a_job_that_was_cancelled_ends_as_stopped_and_its_runs_are_ended(tmp_pat
 
     def cancel(event: Event) -> None:
         take(event)
-        if isinstance(event, Phase) and "Queued" in event.text:
+        if isinstance(event, Notice) and "Queued" in event.text:
             followed.following.cancel()
 
     followed.following._talk._take = cancel
@@ -203,7 +203,7 @@ def test_an_azure_that_is_away_is_told_once_and_waited_for(tmp_path: Path, monke
     away = ("away", [])
     followed = Followed(tmp_path, ("Running", []), away, away, ("Running", [FINISHED])).follow()
     assert followed.told == [FINISHED]
-    assert len([text for text in followed.phases if "trying again" in text]) == 1
+    assert len([text for text in followed.notices if "trying again" in text]) == 1
 
 
 def test_a_job_that_completed_without_a_log_still_has_its_winner_selected(tmp_path: Path) -> None:
@@ -260,4 +260,76 @@ def test_the_runs_of_a_sweep_are_closed_only_where_its_job_has_ended(
     monkeypatch.setattr(closing, "end_left_running", lambda *given, **_: asked.append(given[2]) or [])
     assert closing.close_left_running(tmp_path) == []
     assert asked == ([] if lives else [SWEEP])
-    assert [kept.why for kept in prune(tmp_path, older_than_days=0.0).kept] == ["perhaps running"]
+    pruned = prune(tmp_path, older_than_days=0.0)
+    assert [kept.why for kept in pruned.kept] == (["perhaps running"] if lives else [])
+
+
+def test_a_cancel_that_is_not_heard_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("plato_core.aml.talk._WAITS_S", (0.001,))
+    followed = Followed(tmp_path, ("Running", []))
+    heard, asked = followed.jobs.cancel, []
+
+    def cancel(name: str) -> None:
+        asked.append(name)
+        if len(asked) < 3:
+            raise AmlUnavailable("busy")
+        heard(name)
+
+    followed.jobs.cancel = cancel  # type: ignore[method-assign]
+    take = followed.following._take
+
+    def stop(event: Event) -> None:
+        take(event)
+        if isinstance(event, Notice) and "Running" in event.text:
+            assert followed.following.cancel_was_heard is False
+            followed.following.cancel()
+
+    followed.following._talk._take = stop
+    [ended] = followed.follow().told
+    assert isinstance(ended, SweepEnded)
+    assert (ended.outcome, len(asked), followed.following.cancel_was_heard) == ("stopped", 3, True)
+
+
+def test_a_larger_budget_is_for_the_job_after_the_one_that_lives(tmp_path: Path) -> None:
+    Followed(tmp_path, ("Running", [FINISHED])).follow()
+    done = ("Completed", [])
+    steps = ("Running", []), ("Running", [result(1), FINISHED]), done, done, ("Running", [FINISHED])
+    after = Followed(tmp_path, *steps, max_iterations=9)
+    after.follow()
+    assert [spec.name for spec in after.jobs.submitted] == [f"ps-{SWEEP}-001"]
+    assert after.told.count(FINISHED) == 1
+
+
+def test_a_job_that_its_time_limit_ended_says_so_though_its_sweep_stopped_in_order(tmp_path: Path) -> None:
+    followed = Followed(tmp_path, ("Running", [STOPPED]), ("Canceled", [STOPPED]))
+    followed.following._settings = SweepJobFields(poll_interval_s=0.001, timeout_seconds=1)
+    followed.jobs.failure = lambda name: Failure("", "the job exceeded its timeout")  # type: ignore[method-assign]
+    with pytest.raises(SweepError, match="Cause: the time limit of 1 s"):
+        followed.follow()
+
+
+def test_a_job_cancelled_by_somebody_else_ends_as_stopped_in_order(tmp_path: Path) -> None:
+    assert Followed(tmp_path, ("Running", [STOPPED]), ("Canceled", [STOPPED])).follow().told == [STOPPED]
+
+
+def test_a_log_that_stays_unreadable_keeps_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("plato_core.aml.talk._WAITS_S", (0.001,))
+    monkeypatch.setattr(following, "_LOG_WITHIN_S", 0.05)
+    followed = Followed(tmp_path, ("Running", []), ("Completed", []))
+
+    def read(url: str, offset: int, most: int) -> bytes:
+        raise AmlError("the storage refuses this address")
+
+    followed.jobs.read = read  # type: ignore[method-assign]
+    [ended] = followed.follow().told
+    assert isinstance(ended, SweepEnded)
+    assert ended.outcome == "finished"
+
+
+@pytest.mark.parametrize("name", ["AZURE_CLIENT_SECRET", "PREFECT_API_KEY", "MLFLOW_TRACKING_PASSWORD"])
+def test_a_secret_for_a_job_is_refused_before_anything_is_made(name: str, tmp_path: Path) -> None:
+    variables = {"env": {name: "hidden"}, "code": str(tmp_path), "subscription_id": "s", "resource_group": "g"}
+    settings = SETTINGS | {"compute": "aml", "job_variables": variables | {"workspace": "w"}}
+    with pytest.raises(ConfigError, match=rf"job_variables: env\.{name}: a secret") as caught:
+        check_job(SweepConfig.from_flow_parameters(settings))
+    assert "hidden" not in str(caught.value)

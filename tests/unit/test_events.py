@@ -13,6 +13,7 @@ from plato_core.sweep.events import (
     Exploited,
     Failed,
     NodeChanged,
+    Notice,
     Past,
     Phase,
     Result,
@@ -29,6 +30,7 @@ from plato_core.sweep.events import (
 
 EVERY_KIND: list[Event] = [
     Phase(text="Ray is ready"),
+    Notice(text="job ps-1 is Queued"),
     TrialStarted(trial="t_0", index=0, hyperparameters={"lr": 1e-3, "num_sgd_iter": 10}),
     Result(
         trial="t_0",

@@ -12,6 +12,7 @@ from plato_core.sweep.events import (
     Exploited,
     Failed,
     NodeChanged,
+    Notice,
     Past,
     Phase,
     Result,
@@ -435,3 +436,26 @@ def test_what_earlier_attempts_told_counts_without_being_said_again() -> None:
     assert progress.notable(last) == "going on: trial 0 at iteration 1, trial 1 at iteration 1"
     assert [row.metric_value for row in progress.leaderboard()] == [90.0, 20.0, None]  # of a population of 3
     assert progress.snapshot().iteration == 1
+
+
+def test_a_notice_is_a_line_of_its_own() -> None:
+    progress = SweepProgress(CARTPOLE)
+    notice = Notice(text="job ps-1 is Queued")
+    progress.apply(notice, 0.0)
+    assert progress.notable(notice) == "job ps-1 is Queued"
+    assert "job ps-1 is Queued" in progress.headline()
+
+
+def test_a_job_that_begins_again_is_shown_as_it_is_then() -> None:
+    """Its first life was seen by the same eyes, and stopped in order."""
+    progress = SweepProgress(CARTPOLE)
+    first = [
+        TrialStarted(trial="a", index=0),
+        TrialStarted(trial="b", index=1),
+        Result(trial="a", iteration=2, episode_return=5.0, metric_value=5.0),
+        Exploited(trial="a", iteration=2, donor="b"),
+    ]
+    for event in [*first, Stopping(reason="it was told to stop"), Past(events=first, last=True)]:
+        progress.apply(event, 1.0)
+    assert "stopping" not in progress.headline()
+    assert [row.generation for row in progress.leaderboard() if row.trial == "a"] == [1]
