@@ -13,7 +13,7 @@ import pytest
 from aml_bed import Emulator, inherited_env, running_emulator
 from aml_stack import NODE, RUNS, SHORT, assert_whole, on_a_laptop, project_of_jobs
 from product import Product, Script, free_port, marked, wait_until
-from thorough import thorough
+from thorough import soaked, thorough
 
 from plato_core.manifest import read_manifest, verify
 
@@ -110,7 +110,7 @@ def test_the_checkpoint_is_on_the_laptop_at_the_end(laptop: Product, emulator: E
     assert not emulator.refused()
 
 
-@thorough
+@soaked
 def test_ctrl_c_cancels_the_job_and_the_sweep_goes_on_in_a_new_one(laptop: Product, emulator: Emulator) -> None:
     script = start(laptop, "interrupted", nodes=1, iterations=LONGER)
     sweep = sweep_that_trains(laptop, emulator, script)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from aml_stack import LEFT_ABOUT, PASSWORD, SHORT, AmlStack, assert_whole, running_aml_stack
 from prefect_server import wait_for
-from thorough import soaked, thorough
+from thorough import soaked
 
 from plato_core.manifest import read_manifest, verify
 
@@ -198,7 +198,7 @@ def assert_whole_sweep(stack: AmlStack, swept: Begun, laptop: str) -> dict[str, 
     return runs
 
 
-@thorough
+@soaked
 def test_a_sweep_that_loses_a_node_and_then_all_of_them_ends_whole_in_the_same_job(stack: AmlStack) -> None:
     bed, swept = stack.bed, begun(stack, "taken-away")
     job = swept.job(0)

@@ -18,7 +18,7 @@ import psutil
 import pytest
 from mlflow.tracking import MlflowClient
 from product import PYTHONPATH, SHORT_CONFIG, Product, Script, free_port, wait_until
-from thorough import thorough
+from thorough import soaked, thorough
 
 from plato_core.aml.nodes import RayNode
 from plato_core.manifest import read_manifest, verify
@@ -122,7 +122,7 @@ def assert_whole(script: Script, iterations: int) -> None:
         assert [point.step for point in client.get_metric_history(run.info.run_id, "timesteps_total")] == steps
 
 
-@thorough
+@soaked
 def test_trials_train_on_both_nodes_once_both_are_there(product: Product, cluster: Cluster) -> None:
     script = sweep(product, cluster)
     wait_until(lambda: "waiting for Ray nodes: 1 of 2" in script.stderr, "it says what it waits for", 90)

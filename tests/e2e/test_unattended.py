@@ -16,7 +16,7 @@ import pytest
 from mlflow.entities import Run
 from product import wait_until
 from stack import Stack, project_copy, running_stack
-from thorough import SOAKED, thorough
+from thorough import SOAKED, soaked, thorough
 
 from plato_core.stack.parts import WORKER
 from plato_core.stack.processes import SUPERVISOR, marked
@@ -252,7 +252,7 @@ def test_a_cancelled_run_ends_in_order_and_goes_on(stack: Stack, how: str) -> No
     assert_whole(stack, folder)
 
 
-@thorough
+@soaked
 def test_after_a_loss_of_power_a_retry_goes_on(stack: Stack) -> None:
     run = start(stack)
     folder = wait_for_training(stack, run)

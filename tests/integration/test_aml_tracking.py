@@ -11,7 +11,7 @@ import pytest
 from aml_bed import Emulator, running_emulator
 from aml_driver import SWEEP_ID
 from aml_jobs import laptop_env, start_job, wait_for_job
-from thorough import thorough
+from thorough import soaked
 
 # Of a process of its own each: the SDKs keep what they know of a workspace, and the next test has another.
 LOOK = """
@@ -207,7 +207,7 @@ def test_a_sweep_of_the_laptop_is_refused_in_one_line_before_anything_is_made(
     assert "does not exist" in line
 
 
-@thorough
+@soaked
 def test_tokens_that_end_during_a_sweep_are_renewed_and_no_point_is_lost(tmp_path: Path) -> None:
     # Longer than the plugin takes to look at its token again, 30 s; the job lasts 60 s.
     with running_emulator(tmp_path / "azure", token_seconds=45) as emulator:

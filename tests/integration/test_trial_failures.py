@@ -21,7 +21,7 @@ from ray.tune import Checkpoint
 from ray.tune.experiment import Trial
 from sweeps import SMALL, Listening, iterations, on_disk, packed, sweep
 from test_scheduler import MUTATIONS, Controller
-from thorough import thorough
+from thorough import soaked, thorough
 from trials import PPO, learner, spec, trial
 
 from plato_core.config import SweepConfig
@@ -396,7 +396,7 @@ class Crowded(Listening):
         ROOM.trials = 1
 
 
-@thorough
+@soaked
 def test_where_nodes_lack_room_trials_take_turns_and_each_comes_to_its_end(
     small_ray: None, tmp_path: Path, asks: Path
 ) -> None:
