@@ -292,8 +292,14 @@ def test_a_cancel_that_is_not_heard_is_asked_again(tmp_path: Path, monkeypatch: 
 
 def test_a_larger_budget_is_for_the_job_after_the_one_that_lives(tmp_path: Path) -> None:
     Followed(tmp_path, ("Running", [FINISHED])).follow()
-    done = ("Completed", [])
-    steps = ("Running", []), ("Running", [result(1), FINISHED]), done, done, ("Running", [FINISHED])
+    done: tuple[str, list[Event]] = ("Completed", [])
+    steps: list[tuple[str, list[Event]]] = [
+        ("Running", []),
+        ("Running", [result(1), FINISHED]),
+        done,
+        done,
+        ("Running", [FINISHED]),
+    ]
     after = Followed(tmp_path, *steps, max_iterations=9)
     after.follow()
     assert [spec.name for spec in after.jobs.submitted] == [f"ps-{SWEEP}-001"]
