@@ -52,6 +52,12 @@ class RenewableCredential:
         self._make, self._inner = make, make()
         self._worked = False
 
+    @property
+    def way(self) -> str:
+        """The name of the azure-identity credential that gave the last token, or that would be asked."""
+        # azure-identity has no public name for the one of its chain that answered.
+        return type(getattr(self._inner, "_successful_credential", None) or self._inner).__name__
+
     def renew(self) -> None:
         """Forget all tokens, as one of them was refused before its end."""
         self._inner = self._make()

@@ -104,7 +104,7 @@ def _prefect(settings: StackSettings) -> dict[str, str]:
 def _mlflow(settings: StackSettings) -> dict[str, str]:
     store = settings.mlflow_store_uri
     return {
-        "MLFLOW_BACKEND_STORE_URI": store.get_secret_value() if store else f"sqlite:///{settings.folder / 'mlflow.db'}",
+        "MLFLOW_BACKEND_STORE_URI": store.get_secret_value() if store else settings.mlflow_database,
         # Jobs of MLflow's evaluation features: helper processes that sweeps have no use for.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }

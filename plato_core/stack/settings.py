@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_va
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from plato_core.errors import ConfigError
+from plato_core.tracking.database import SQLITE
 
 PREFIX = "PLATO_STACK_"
 WORK_POOL = "local"
@@ -85,6 +86,11 @@ class StackSettings(BaseSettings):
     def mlflow_url(self) -> str:
         """Address of MLflow, for `MLFLOW_TRACKING_URI` and the browser."""
         return f"http://127.0.0.1:{self.mlflow_port}"
+
+    @property
+    def mlflow_database(self) -> str:
+        """URI of MLflow's database where `mlflow_store_uri` names no other."""
+        return f"{SQLITE}{self.folder / 'mlflow.db'}"
 
     @property
     def ports(self) -> dict[str, int]:

@@ -18,6 +18,7 @@ from plato_core.stack.ending import end
 from plato_core.stack.parts import PORT_VARIABLES, SERVERS, TITLES, client_environment
 from plato_core.stack.processes import SUPERVISOR, State, mark, marked
 from plato_core.stack.settings import PREFIX, WORKER, StackSettings
+from plato_core.tracking.client import make_client
 
 _START_S = 180.0  # a new database on a busy machine; 10 to 20 s as a rule
 _TICK_S = 0.2
@@ -48,6 +49,8 @@ def start(settings: StackSettings, project: Path, say: Say) -> None:
     else:
         say("folder", str(settings.folder))
         say("starting", " and ".join(TITLES[name] for name in TITLES if name not in running) or "the supervisor")
+        if settings.mlflow_store_uri is None:
+            make_client(settings.mlflow_database)  # whole or not at all, which the server does not care for
         try:
             _wait_for_parts(settings, say, _supervise(settings))
         except BaseException:  # Ctrl-C too: half a stack is of no use

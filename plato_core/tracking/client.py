@@ -19,12 +19,12 @@ from plato_core.errors import TrackingError
 from plato_core.report.text import hide_passwords
 from plato_core.tracking.azure import check as check_workspace
 from plato_core.tracking.azure import is_azure, prepare
+from plato_core.tracking.database import SQLITE, make_database
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 REACH_TIMEOUT_S = 5.0
-_SQLITE = "sqlite:///"
 _repeats = threading.Lock()
 
 ENVIRONMENT = {
@@ -58,12 +58,12 @@ def redact(uri: str) -> str:
 def absolute_uri(uri: str) -> str:
     """The URI with a relative SQLite file made absolute, so that it means the same in every process."""
     path = sqlite_path(uri)
-    return uri if path is None else f"{_SQLITE}{path}"
+    return uri if path is None else f"{SQLITE}{path}"
 
 
 def sqlite_path(uri: str) -> Path | None:
     """The database file of a ``sqlite:///`` URI as an absolute path, None for any other URI."""
-    return Path(uri.removeprefix(_SQLITE)).absolute() if uri.startswith(_SQLITE) else None
+    return Path(uri.removeprefix(SQLITE)).absolute() if uri.startswith(SQLITE) else None
 
 
 def check_reachable(uri: str, timeout_s: float = REACH_TIMEOUT_S) -> None:
@@ -122,6 +122,8 @@ def make_client(uri: str, *, check: bool = True) -> "MlflowClient":
     with tracking_errors(uri):
         from mlflow.tracking import MlflowClient
 
+        if (database := sqlite_path(uri)) is not None:
+            make_database(database)
         return MlflowClient(tracking_uri=prepare(uri) if is_azure(uri) else absolute_uri(uri))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import subprocess
 import sys
 from typing import Any
@@ -27,7 +28,8 @@ COMPARED = (
 def _run(algorithm: str, seed: int, index: int) -> list[list[Any]]:
     """The first iterations of a trial, in a process of its own with a Ray of its own."""
     command = [sys.executable, "-W", "ignore", __file__, algorithm, str(seed), str(index)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -36,9 +36,7 @@ def login(case: Case) -> Finding:
         raise sign_in_error(str(error)) from None
     case.credential = found
     left_s = token.expires_on - time.time()
-    # azure-identity has no public name for the one of its chain that answered.
-    used = type(getattr(found, "_successful_credential", None) or found).__name__
-    said = f"{_WAYS.get(used, used)}: {whom(claims(token.token))}"
+    said = f"{_WAYS.get(found.way, found.way)}: {whom(claims(token.token))}"
     if left_s < _SOON_S:
         return warned(
             f"{said}; its token ends in {duration(left_s)}",
