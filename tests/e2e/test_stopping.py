@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from product import SHORT_CONFIG, Product, Script, wait_until
 from store import statuses, tracked
-from thorough import thorough
+from thorough import SOAKED
 
 from plato_core.manifest import read_manifest, verify
 from plato_core.sweep.folder import read_end
@@ -54,7 +54,7 @@ def state_of_the_run(prefect_home: Path, sweep_id: str) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("how", "code", "said"), [("Ctrl-C", 130, "Ctrl-C"), pytest.param("SIGTERM", 143, "SIGTERM", marks=thorough)]
+    ("how", "code", "said"), [("Ctrl-C", 130, "Ctrl-C"), pytest.param("SIGTERM", 143, "SIGTERM", marks=SOAKED)]
 )
 def test_a_sweep_that_is_stopped_ends_in_order_and_goes_on(
     product: Product, prefect_home: Path, how: str, code: int, said: str

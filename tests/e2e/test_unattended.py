@@ -201,7 +201,7 @@ def test_what_was_done_is_not_done_again(stack: Stack) -> None:
     assert "| 8 |" in (folder / "summary.md").read_text()  # what the first attempt saw is not lost
 
 
-@thorough
+@soaked
 def test_a_run_without_its_worker_lives_on_says_so_and_can_be_cancelled(stack: Stack) -> None:
     run = start(stack, max_iterations=100_000)
     folder = wait_for_training(stack, run)

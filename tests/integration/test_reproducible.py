@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import trials
-from thorough import thorough
+from thorough import SOAKED
 from trials import DQN, PPO, spec, trial
 
 from plato_core.config import SweepConfig
@@ -34,7 +34,7 @@ def _run(algorithm: str, seed: int, index: int) -> list[list[Any]]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("algorithm", ["PPO", pytest.param("DQN", marks=thorough)])
+@pytest.mark.parametrize("algorithm", ["PPO", pytest.param("DQN", marks=SOAKED)])
 def test_same_seed_gives_the_same_iterations_in_another_process(algorithm: str) -> None:
     first = _run(algorithm, 7, 1)
 
@@ -43,7 +43,7 @@ def test_same_seed_gives_the_same_iterations_in_another_process(algorithm: str) 
     assert first == _run(algorithm, 7, 1)  # to the last bit
 
 
-@pytest.mark.parametrize("algorithm", ["PPO", pytest.param("DQN", marks=thorough)])
+@pytest.mark.parametrize("algorithm", ["PPO", pytest.param("DQN", marks=SOAKED)])
 def test_another_seed_or_trial_gives_other_iterations(algorithm: str, small_ray: None) -> None:
     runs = [_iterations(algorithm, seed, index) for seed, index in ((7, 1), (8, 1), (7, 2), (7, 1))]
 

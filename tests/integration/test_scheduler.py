@@ -9,6 +9,7 @@ import pytest
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from sweeps import SMALL, Swept, iterations, on_disk, packed, sweep
+from thorough import SOAKED
 
 from plato_core.config import SweepConfig
 from plato_core.manifest import read_manifest
@@ -160,7 +161,7 @@ def _late(**changes: Any) -> SweepConfig:
     )
 
 
-@pytest.mark.parametrize("scheduler", ["pbt", "asha", "median"])
+@pytest.mark.parametrize("scheduler", ["pbt", pytest.param("asha", marks=SOAKED), pytest.param("median", marks=SOAKED)])
 def test_unknown_returns_never_crash_a_sweep(scheduler: str, small_ray: None, tmp_path: Path) -> None:
     """One trial knows no return before its fourth iteration, the other from its first one on."""
     config = _late(scheduler=scheduler, max_iterations=5, num_tune_samples=2)
