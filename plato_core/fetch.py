@@ -8,6 +8,7 @@
     top = get_top_run(experiment, "model_checkpoints", rank_metric="metrics.episode_reward_max")
 """
 
+import contextlib
 import difflib
 import functools
 import heapq
@@ -127,9 +128,9 @@ def get_top_run(
     client = _reader(tracking_uri, workspace_config)
     experiment_id = _experiment_id(client, experiment)
     if parent_run_id is None:
-        selection = _best_of_experiment(client, experiment, experiment_id, rank_metric, mode)
+        selection = best_of_experiment(client, experiment, experiment_id, rank_metric, mode)
     else:
-        selection = _best_of_sweep(client, experiment_id, parent_run_id, rank_metric, mode)
+        selection = best_of_sweep(client, experiment_id, parent_run_id, rank_metric, mode)
     chosen = selection.checkpoint
     downloaded = download_checkpoint(client, chosen.run_id, chosen.artifact_path, local_path, chosen.manifest)
     warnings = list(selection.warnings)
@@ -147,9 +148,15 @@ def _reader(tracking_uri: str | None, workspace_config: str | os.PathLike[str] |
     return make_client(uri)
 
 
-def _best_of_sweep(
+def best_of_sweep(
     client: "MlflowClient", experiment_id: str, parent_run_id: str, rank_metric: str, mode: Mode
 ) -> Selection:
+    """Choose among the trials of a sweep.
+
+    Raises:
+        SelectionError: No run qualifies.
+        TrackingError: The store did not answer.
+    """
     from plato_core.tracking.queries import children_of, complete_checkpoints
 
     children = children_of(client, [experiment_id], parent_run_id)
@@ -158,21 +165,34 @@ def _best_of_sweep(
     return choose(children, rank_metric, mode, checkpoints_of, among=among)
 
 
-def _best_of_experiment(
+def best_of_experiment(
     client: "MlflowClient", name: str, experiment_id: str, rank_metric: str, mode: Mode
 ) -> Selection:
-    """Choose among all trials of an experiment while holding only the best of them."""
+    """Choose among all trials of an experiment while holding only the best of them.
+
+    First among those that lead it, which takes a few questions however many there are; all are read only if none of
+    those qualifies.
+
+    Raises:
+        SelectionError: No run qualifies.
+        TrackingError: The store did not answer.
+    """
+    from plato_core.tracking.leading import leading_runs
     from plato_core.tracking.queries import complete_checkpoints, iter_runs
 
     @functools.cache
     def checkpoints_of(run_id: str) -> list[CheckpointRecord]:
         return complete_checkpoints(client, run_id)
 
+    among = f"the trials of experiment {name!r}"
+    for leading in leading_runs(client, experiment_id, rank_metric, mode):
+        best, total = best_candidates(leading, rank_metric, mode, _BEST_KEPT)
+        with contextlib.suppress(SelectionError):
+            return choose(best, rank_metric, mode, checkpoints_of, among=among, total=total)
     kept = _BEST_KEPT
     while True:
         trials = (run for run in iter_runs(client, [experiment_id]) if run.parent_run_id is not None)
         best, total = best_candidates(trials, rank_metric, mode, kept)
-        among = f"the trials of experiment {name!r}"
         try:
             return choose(best, rank_metric, mode, checkpoints_of, among=among, total=total)
         except SelectionError:

@@ -22,6 +22,7 @@ MANIFEST_NAME = "manifest.json"
 # Beside RLlib's files in a checkpoint: whose it is, that trial's own counters, and the policy's last episodes.
 TRIAL_STATE_NAME = "trial.json"
 _TEMPORARY = f".{MANIFEST_NAME}."
+_SMALL = 2**17
 
 
 def _relative(path: str) -> str:
@@ -140,7 +141,7 @@ def write_manifest(
     """
     root = Path(directory)
     try:
-        files = {path: FileEntry(sha256=digest(root / path), size=size) for path, size in _walk(root)}
+        files = {path: FileEntry(sha256=digest(f"{root}/{path}"), size=size) for path, size in _walk(root)}
         manifest = Manifest(
             sweep_id=sweep_id,
             trial_id=trial_id,
@@ -200,16 +201,17 @@ def verify(directory: str | os.PathLike[str], manifest: Manifest) -> list[str]:
 
 def differences(directory: str | os.PathLike[str], manifest: Manifest) -> dict[str, str]:
     """Return what is wrong with each file that is missing, of another size or of another digest, by path."""
-    root = Path(directory)
+    root = os.fspath(directory)
     wrong = {}
     for path, entry in manifest.files.items():
+        file = f"{root}/{path}"
         try:
-            found = (root / path).stat()
+            found = os.stat(file)
             if not stat.S_ISREG(found.st_mode):
                 wrong[path] = "not a regular file"
             elif found.st_size != entry.size:
                 wrong[path] = f"expected {entry.size} bytes, found {found.st_size}"
-            elif (actual := digest(root / path)) != entry.sha256:
+            elif (actual := digest(file)) != entry.sha256:
                 wrong[path] = f"expected sha256 {entry.sha256}, found {actual}"
         except (FileNotFoundError, NotADirectoryError):
             wrong[path] = "missing"
@@ -218,9 +220,13 @@ def differences(directory: str | os.PathLike[str], manifest: Manifest) -> dict[s
     return wrong
 
 
-def digest(path: Path) -> str:
+def digest(path: str | os.PathLike[str]) -> str:
     """Return the sha256 of a file in hexadecimal."""
-    with path.open("rb") as file:
+    with open(path, "rb", buffering=0) as file:
+        data = file.read(_SMALL)
+        if len(data) < _SMALL:  # without the large buffer that the other way fills with zeros first
+            return hashlib.sha256(data).hexdigest()
+        file.seek(0)
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -231,11 +237,12 @@ def _walk(root: Path) -> list[tuple[str, int]]:
         raise error
 
     found = []
-    for folder, _, names in os.walk(root, onerror=fail):
+    top = str(root)
+    for folder, _, names in os.walk(top, onerror=fail):
+        inside = folder[len(top) + 1 :]
         for name in names:
-            path = Path(folder, name)
-            status = path.stat()
-            relative = path.relative_to(root).as_posix()
+            status = os.stat(f"{folder}/{name}")
+            relative = f"{inside}/{name}" if inside else name
             ours = relative == MANIFEST_NAME or relative.startswith(_TEMPORARY)
             if stat.S_ISREG(status.st_mode) and not ours:
                 found.append((relative, status.st_size))

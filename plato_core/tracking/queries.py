@@ -47,19 +47,38 @@ def iter_runs(client: "MlflowClient", experiment_ids: Sequence[str], filter_stri
     Raises:
         TrackingError: The store refused or did not answer.
     """
-
-    @stamina.retry(on=is_transient, attempts=4, timeout=60.0)
-    def page_at(token: str | None) -> "PagedList[Run]":
-        return client.search_runs(list(experiment_ids), filter_string, max_results=_PAGE, page_token=token)
-
     token: str | None = None
     while True:
-        with tracking_errors(client.tracking_uri):
-            page = page_at(token)
-        yield from map(_record, page)
-        token = page.token
+        page, token = runs_page(client, experiment_ids, filter_string, max_results=_PAGE, page_token=token)
+        yield from page
         if not token:
             return
+
+
+def runs_page(
+    client: "MlflowClient",
+    experiment_ids: Sequence[str],
+    filter_string: str = "",
+    *,
+    max_results: int,
+    order_by: Sequence[str] = (),
+    page_token: str | None = None,
+) -> tuple[list[RunRecord], str | None]:
+    """Return one page of the store's answer, and the token of the next if there is one.
+
+    Raises:
+        TrackingError: The store refused or did not answer.
+    """
+
+    @stamina.retry(on=is_transient, attempts=4, timeout=60.0)
+    def page() -> "PagedList[Run]":
+        return client.search_runs(
+            list(experiment_ids), filter_string, max_results=max_results, order_by=list(order_by), page_token=page_token
+        )
+
+    with tracking_errors(client.tracking_uri):
+        found = page()
+    return [_record(run) for run in found], found.token or None
 
 
 def complete_checkpoints(client: "MlflowClient", run_id: str) -> list[CheckpointRecord]:

@@ -34,6 +34,7 @@ from plato_core.tracking.artifacts import (
     is_transient,
 )
 from plato_core.tracking.client import redact
+from plato_core.tracking.localstore import folder_of, get_files, put_files
 from plato_core.tracking.staging import staging_folder
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 _PARALLEL = 8
-"""Files on their way to a remote store at one time; a store in a local folder gets one."""
+"""Files on their way to a remote store at one time."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,12 @@ def _upload(repository: "ArtifactRepository", source: Path, target: str, manifes
     def put(path: str) -> None:
         repository.log_artifact(str(source / path), posixpath.join(target, posixpath.dirname(path)).rstrip("/"))
 
+    local = folder_of(repository)
     try:
-        _each(put, list(manifest.files), 1 if _is_local(repository) else _PARALLEL)
+        if local is not None:
+            put_files(source, local / target, manifest.files)
+        else:
+            _each(put, list(manifest.files), _PARALLEL)
     except FileNotFoundError as exc:
         lacking = [path for path in manifest.files if not (source / path).exists()]
         if not lacking:  # it is the store's own folder that is away
@@ -195,19 +200,9 @@ def _require_space(folder: Path, manifest: Manifest) -> None:
         )
 
 
-def _is_local(repository: "ArtifactRepository") -> bool:
-    from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
-
-    return isinstance(repository, LocalArtifactRepository)
-
-
 def _each(action: Callable[[str], None], items: list[str], workers: int) -> None:
     """Call `action` with each item; at the first error, start no more and raise it."""
-    if workers == 1 or len(items) < 2:
-        for item in items:
-            action(item)
-        return
-    pool = ThreadPoolExecutor(min(workers, len(items)), thread_name_prefix="plato-transfer")
+    pool = ThreadPoolExecutor(max(1, min(workers, len(items))), thread_name_prefix="plato-transfer")
     try:
         for _ in pool.map(action, items):
             pass
@@ -220,7 +215,9 @@ def _gather(client: "MlflowClient", run_id: str, artifact_path: str, staging: Pa
     gathered = staging / artifact_path
     try:
         repository = artifact_repository(client, run_id)
-        for attempt in stamina.retry_context(on=is_transient, attempts=4, timeout=120.0):
+        if (local := folder_of(repository)) is not None:
+            get_files(local / artifact_path, gathered, manifest.files)
+        for attempt in () if local is not None else stamina.retry_context(on=is_transient, attempts=4, timeout=120.0):
             with attempt:
                 if gathered.exists():  # an earlier attempt got some of them
                     for path in differences(gathered, manifest):
@@ -249,12 +246,18 @@ def _is_whole(target: Path, manifest: Manifest) -> bool:
 
 def _keep_only(folder: Path, manifest: Manifest) -> None:
     """Remove what the manifest does not name, since nothing says that it is what it was."""
-    for path in sorted(folder.rglob("*"), reverse=True):  # what is in a folder before the folder
-        if not path.is_dir() or path.is_symlink():
-            if path.relative_to(folder).as_posix() not in manifest.files:
-                path.unlink()
-        elif not any(path.iterdir()):
-            path.rmdir()
+    root = str(folder)
+    for parent, folders, names in os.walk(root, topdown=False):
+        inside = parent[len(root) + 1 :]
+        for name in names:
+            if (f"{inside}/{name}" if inside else name) not in manifest.files:
+                os.unlink(f"{parent}/{name}")
+        for name in folders:
+            path = f"{parent}/{name}"
+            if os.path.islink(path):
+                os.unlink(path)
+            elif not os.listdir(path):
+                os.rmdir(path)
 
 
 def _put_in_place(gathered: Path, target: Path, manifest: Manifest) -> DownloadedCheckpoint:

@@ -182,6 +182,30 @@ def test_both_functions_can_be_imported_from_the_flows_folder(
     assert not (FLOWS / "mlruns").exists()
 
 
+def test_the_lowest_of_a_metric_with_a_slash_wins_where_low_is_good(
+    sweep: Sweep, experiment: str, store: Path, tmp_path: Path
+) -> None:
+    runs = {value: sweep.trial(f"t{value}", 1.0) for value in (3e-4, -2.5e-7, 0.1)}
+    for value, run_id in runs.items():
+        sweep.client.log_metric(run_id, "hp/lr", value)
+    top = get_top_run(
+        experiment, tmp_path / "results", "metrics.hp/lr", mode="min", tracking_uri=f"sqlite:///{store / 'mlflow.db'}"
+    )
+    assert (top.run_id, top.rank_value) == (runs[-2.5e-7], -2.5e-7)
+
+
+def test_all_runs_are_read_where_none_of_those_that_lead_qualifies(
+    sweep: Sweep, experiment: str, store: Path, tmp_path: Path
+) -> None:
+    for number in range(12):
+        sweep.trial(f"crashed {number}", 400.0 + number, "FAILED")
+    good = sweep.trial("good", 1.0)
+    top = get_top_run(experiment, tmp_path / "results", tracking_uri=f"sqlite:///{store / 'mlflow.db'}")
+    assert top.run_id == good
+    assert len(top.warnings) == 11
+    assert "2 more runs" in top.warnings[-1]
+
+
 def test_a_server_s_experiment_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with mlflow_server(tmp_path) as uri:
         sweep = new_sweep(make_client(uri), tmp_path / "scratch", "pbt_ppo")
