@@ -34,6 +34,7 @@ from plato_core.sweep.channel import emit
 from plato_core.sweep.events import Exploited
 from plato_core.sweep.revival import note_exploit
 from plato_core.sweep.room import ROOM
+from plato_core.sweep.turns import in_line
 from plato_core.tracking.hold import hold_tree
 from plato_core.training.metrics import counters_of
 from plato_core.training.spec import EXPLOITED_PREFIX, Resume, exploited_config, own_checkpoint
@@ -125,7 +126,7 @@ class ResidentPBT(PopulationBasedTraining):
         Ray's own has a paused trial ask only when the one before it runs, so that of several free places one is used.
         """
         if not self._resident:
-            return super().choose_trial_to_run(tune_controller)
+            return in_line(tune_controller, lambda trial: self._trial_state[trial].last_train_time)
         return next((trial for trial in tune_controller.get_trials() if trial.status == Trial.PAUSED), None)
 
     def _judged_at(self, trial: Trial) -> float:

@@ -16,6 +16,7 @@ from plato_core.errors import PlatoError
 from plato_core.manifest import MANIFEST_NAME, checkpoint_name, read_manifest
 from plato_core.tracking.artifacts import artifact_repository, put_file
 from plato_core.tracking.azure import is_azure
+from plato_core.tracking.batch import log_batch
 from plato_core.tracking.client import make_client, never_repeated
 from plato_core.tracking.ops import CreateRun, LogOp, SetStatus
 from plato_core.tracking.transfer import upload_checkpoint
@@ -138,15 +139,14 @@ class Sender:
 
     def log(self, run_id: str, ops: Sequence[LogOp]) -> int:
         """Send points, params and tags in one ``log_batch``; returns the number of points."""
-        from mlflow.entities import Metric, Param, RunTag
-
-        metrics: list[Metric] = []
+        metrics: list[dict[str, Any]] = []
         params: dict[str, str] = {}
         tags: dict[str, str] = {}
         for op in ops:
             match op["op"]:
                 case "metrics":
-                    metrics += [Metric(k, v, op["time"], op["step"]) for k, v in op["values"].items()]
+                    at = {"timestamp": op["time"], "step": op["step"]}
+                    metrics += [{"key": k, "value": v, **at} for k, v in op["values"].items()]
                 case "params":
                     params |= op["values"]
                 case "tags":
@@ -154,12 +154,7 @@ class Sender:
         client = self.client
         started = time.monotonic()
         with outcome():
-            client.log_batch(
-                run_id,
-                metrics=metrics,
-                params=[Param(k, v) for k, v in params.items()],
-                tags=[RunTag(k, v) for k, v in tags.items()],
-            )
+            log_batch(client, run_id, metrics, params, tags)
         took = time.monotonic() - started
         self.round_trip_s = took if not self.round_trip_s else 0.7 * self.round_trip_s + 0.3 * took
         return len(metrics)

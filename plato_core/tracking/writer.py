@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
+from plato_core.tracking.courtesy import Courtesy
 from plato_core.tracking.lanes import Lane, Numbered
 from plato_core.tracking.ledger import Ledger
 from plato_core.tracking.ops import CreateRun, LogOp, Op, SetStatus
@@ -51,6 +52,7 @@ class Writer:
         self._drain_timeout_s: float | None = None
         self._failures = 0
         self._next_round = 0.0
+        self._courtesy = Courtesy()
         self._ledger = Ledger(spool)
         self._uploads = Uploads(self._ledger, self._sender, self._backoff, self._wake.set)
         self._thread = threading.Thread(target=self._run, name="plato-tracking", daemon=True)
@@ -61,6 +63,7 @@ class Writer:
 
     def append(self, op: Op) -> None:
         """Journal an operation. Costs one write to a local file; never waits for the store."""
+        self._courtesy.count()
         self.spool.journal.append(cast(dict[str, Any], op))
 
     def drain(
@@ -216,7 +219,10 @@ class Writer:
                 self._ledger.reject(number, op, str(error))
             return
         while lane.log:
+            began = time.thread_time()
             self._log(lane, run_id, batch_of(lane.log, self._sender.max_metrics))
+            if self._drain_timeout_s is None and (pause := self._courtesy.pause_s(time.thread_time() - began)):
+                self._wake.wait(pause)
         while lane.statuses and not lane.jobs:
             number, op = lane.statuses[0]
             try:

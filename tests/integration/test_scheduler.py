@@ -2,13 +2,14 @@
 
 import itertools
 import math
+import statistics
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
-from sweeps import SMALL, Swept, iterations, on_disk, packed, sweep
+from sweeps import SMALL, Listening, Swept, iterations, on_disk, packed, sweep
 from thorough import SOAKED
 
 from plato_core.config import SweepConfig
@@ -138,6 +139,29 @@ def test_best_three_checkpoints_and_the_last_stay_on_disk(swept: Swept) -> None:
 def test_result_file_has_every_iteration(swept: Swept) -> None:
     for trial, results in swept.results.items():
         assert iterations(on_disk(swept, trial)) == iterations(results)
+
+
+def test_trials_that_take_turns_leave_no_slot_idle(small_ray: None, tmp_path: Path) -> None:
+    """Turns here are shorter than the start of a process, which is what a trial must not have to wait for."""
+
+    class Running(Listening):
+        def __init__(self) -> None:
+            super().__init__()
+            self.running: list[int] = []
+
+        def on_trial_result(
+            self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+        ) -> None:
+            super().on_trial_result(iteration, trials, trial, result, **info)
+            # Also one that is taking a process over has one.
+            self.running.append(sum(each.temporary_state.ray_actor is not None for each in trials))
+
+    listening = Running()
+    swept = sweep(_config(num_tune_samples=6), tmp_path, packed(6, resident=2), listening=listening)
+    assert statistics.median(listening.running) == 2
+    turns = ITERATIONS // INTERVAL
+    assert all(turns - 1 <= starts <= turns for starts in swept.starts.values())  # nobody has two while others wait
+    assert len({result["pid"] for results in swept.results.values() for result in results}) == 2
 
 
 def test_resident_trials_stay_in_their_processes(swept: Swept, request: pytest.FixtureRequest) -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from plato_core.errors import ConfigError, TrackingError
 from plato_core.tracking.client import absolute_uri, check_reachable, redact, sqlite_path
+from plato_core.tracking.courtesy import LONGEST_PAUSE_S, Courtesy
 from plato_core.tracking.hold import hold_file, hold_tree
 from plato_core.tracking.lanes import Lane
 from plato_core.tracking.retention import checkpoints_to_keep
@@ -199,3 +200,25 @@ def test_a_database_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         check_reachable(f"sqlite:///{tmp_path}")
     check_reachable(f"sqlite:///{tmp_path}/mlflow.db")
     assert not list(tmp_path.iterdir())
+
+
+def test_writer_pauses_only_while_many_results_come() -> None:
+    clock = {"now": 100.0}
+    courtesy = Courtesy(lambda: clock["now"])
+    assert courtesy.pause_s(0.07) == 0.0
+    for results, pause in ((300, 7.0), (4, 0.0), (51, 7.0), (49, 0.0)):
+        clock["now"] += 1.0
+        for _ in range(results):
+            courtesy.count()
+        assert courtesy.pause_s(0.07) == pytest.approx(pause)
+        clock["now"] += 0.1  # too short to tell
+        assert courtesy.pause_s(0.07) == pytest.approx(pause)
+
+
+def test_writer_never_pauses_for_long() -> None:
+    clock = {"now": 100.0}
+    courtesy = Courtesy(lambda: clock["now"])
+    for _ in range(100):
+        courtesy.count()
+    clock["now"] += 1.0
+    assert courtesy.pause_s(1.0) == LONGEST_PAUSE_S
