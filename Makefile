@@ -5,10 +5,12 @@ BIN := $(VENV)/bin
 # On Linux, a plain install of torch brings gigabytes of CUDA; an index of CPU builds (see "Get started" on
 # pytorch.org for its address) does not: make run TORCH_INDEX=...
 TORCH_INDEX ?=
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PIP_OF := -m pip --disable-pip-version-check --quiet
+PIP := $(BIN)/python $(PIP_OF)
+PEERS ?= .venv-peers
 ARGS ?=
 
-.PHONY: run up down test setup lint types unit bench soak pictures clean
+.PHONY: run up down test setup lint types unit bench peers soak pictures clean
 
 run: setup
 	$(BIN)/python flows/sweep_and_fetch.py --test-local $(ARGS)
@@ -42,8 +44,26 @@ types: setup
 unit: setup
 	$(BIN)/python -m pytest -n 2 tests/unit
 
-bench: setup
-	$(BIN)/python benchmarks/main_job.py
+# All of docs/performance.md: some hours, on a machine that does nothing else meanwhile.
+bench: setup peers
+	$(BIN)/python benchmarks/main_job.py --rounds 3 --sides stock sb3 ours --peers $(PEERS)/bin/python
+	$(BIN)/python benchmarks/main_job.py --rounds 3 --sides stock sb3 ours --peers $(PEERS)/bin/python --stop-when first
+	$(BIN)/python benchmarks/efficiency.py
+	$(BIN)/python benchmarks/start_up.py
+	$(BIN)/python benchmarks/tracking_loop.py
+	$(BIN)/python benchmarks/result_throughput.py
+	$(BIN)/python benchmarks/selection.py
+	$(BIN)/python benchmarks/transfer.py
+	$(BIN)/python benchmarks/scaling.py
+
+# What the main job is held against, in an environment of its own: it shares nothing with the project's.
+peers: $(PEERS)/.installed
+
+$(PEERS)/.installed: benchmarks/peers.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(if $(TORCH_INDEX),$(PEERS)/bin/python $(PIP_OF) install torch --index-url $(TORCH_INDEX))
+	$(PEERS)/bin/python $(PIP_OF) install --requirement benchmarks/peers.txt
+	touch $@
 
 # What is too long for CI. Then sweeps are killed with `kill -9` at random moments, 50 times, and their nodes, and go on:
 # an hour on 2 cores. Then each endpoint of Azure ML that a run asks fails in each of 9 ways, a run each: some hours.
@@ -57,4 +77,4 @@ pictures: setup
 	PLATO_REQUIRE_DEBIAN=1 PLATO_RENEW_PICTURES=1 $(BIN)/python -m pytest tests/e2e/test_pages.py --basetemp /tmp/plato
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(PEERS) build *.egg-info

@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _measure(side: str, population: int, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    environment = {"PREFECT_HOME": str(folder / "prefect"), "PYTHONPATH": str(ROOT)}
+    variables = {"PREFECT_HOME": str(folder / "prefect")}
     settings = yaml.safe_load((HERE / "same_settings.yaml").read_text())
     limit_s = options.training_s * MARGIN.get(side, 1.0)
     ends = {"stop_reward": None, "max_iterations": None, "time_budget_s": limit_s}
@@ -84,7 +84,7 @@ def _measure(side: str, population: int, options: argparse.Namespace, folder: Pa
     else:
         limits = [str(options.training_s * SLOTS), str(options.stock_limit_s)]
         command = [str(HERE / "efficiency_sides.py"), "stock", str(folder), str(population), *limits]
-    wall_s, told = run_command([sys.executable, *command], folder, environment, f"{side} {population}")
+    wall_s, told = run_command([sys.executable, *command], folder, variables, f"{side} {population}")
     if side == "ours":  # in the words of the sweep itself
         told["resident"] = int(_found(folder / "stderr.txt", r"starting (\d+) trial"))
     return {

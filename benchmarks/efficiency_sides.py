@@ -58,8 +58,7 @@ def stock(folder: Path, population: int, training_slot_s: float, limit_s: float)
     import ray
     from ray import tune
     from ray.air.integrations.mlflow import MLflowLoggerCallback
-    from ray.rllib.algorithms.ppo import PPOConfig
-    from ray.tune.schedulers import PopulationBasedTraining
+    from stock_sweep import METRIC, stock_algorithm, stock_scheduler
 
     class Trained(tune.Callback):
         """Adds up what every iteration took: a trial's own total jumps to its donor's at an exploit."""
@@ -81,42 +80,14 @@ def stock(folder: Path, population: int, training_slot_s: float, limit_s: float)
     ray.init(num_cpus=SLOTS, include_dashboard=False, log_to_driver=False)
     mlflow.set_tracking_uri(tracking_uri)
     mlflow.set_experiment("efficiency")
-    algorithm = (
-        PPOConfig()
-        .environment("CartPole-v1")
-        .env_runners(num_env_runners=0, num_envs_per_env_runner=16)
-        .training(
-            lr=1e-3,
-            train_batch_size_per_learner=2048,
-            minibatch_size=256,
-            num_epochs=8,
-            gamma=0.98,
-            lambda_=0.9,
-            clip_param=0.2,
-            vf_loss_coeff=0.5,
-            grad_clip=0.5,
-        )
-    )
-    scheduler = PopulationBasedTraining(
-        time_attr="training_iteration",
-        perturbation_interval=5,
-        resample_probability=0.25,
-        hyperparam_mutations={
-            "lr": tune.loguniform(1e-4, 3e-3),
-            "lambda": tune.uniform(0.8, 1.0),
-            "clip_param": tune.uniform(0.1, 0.4),
-        },
-        custom_explore_fn=lambda config: {**config, "lambda": min(config["lambda"], 1.0)},
-    )
     callback = MLflowLoggerCallback(
         tracking_uri=tracking_uri, experiment_name="efficiency", save_artifact=True, log_params_on_trial_end=True
     )
     began = time.monotonic()
-    metric = "env_runners/episode_return_mean"
     tune.Tuner(
         "PPO",
-        param_space=algorithm.to_dict(),
-        tune_config=tune.TuneConfig(metric=metric, mode="max", scheduler=scheduler, num_samples=population),
+        param_space=stock_algorithm(),
+        tune_config=tune.TuneConfig(metric=METRIC, mode="max", scheduler=stock_scheduler(), num_samples=population),
         run_config=tune.RunConfig(
             stop=Enough(),
             storage_path=str(folder / "ray"),

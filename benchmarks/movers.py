@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from common_stores import cpu_s
+from servers import cpu_s
 
 _CHUNK = 2**20
 

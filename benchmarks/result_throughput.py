@@ -25,9 +25,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from common_store import mlflow_server
-from common_tune import Load, Rate, measure, start_ray
 from running import machine, say
+from servers import mlflow_server
+from tune_load import Load, Rate, measure, start_ray
 
 TARGET = 0.95
 
@@ -40,8 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     load = Load(options.trials, options.results, options.actors, limit_s=120.0, metrics=1)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="plato-bench-store-")))
-        port = stack.enter_context(mlflow_server(folder)) if options.server else None
-        uri = f"sqlite:///{folder}/mlflow.db" if port is None else f"http://127.0.0.1:{port}"
+        uri = f"sqlite:///{folder}/mlflow.db"
+        if options.server:
+            uri = stack.enter_context(mlflow_server(folder / "server.db", folder / "artifacts", elsewhere=True))
         start_ray()
         for side in ("none", "ours"):
             measure(side, Load(options.actors, 20, options.actors, 60.0), uri)  # to warm up
@@ -63,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "load_at_start": round(load_at_start, 2),
         "rounds": options.rounds,
         "load": {"trials": options.trials, "results": options.results, "actors": options.actors, "metrics": 1},
-        "store": "SQLite" if port is None else "MLflow server",
+        "store": "MLflow server" if options.server else "SQLite",
         "rows": [
             {
                 "side": rate.side,

@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 
+ROOT = Path(__file__).resolve().parents[1]
 TELL_EVERY_S = 15.0
 SAMPLE_EVERY_S = 0.5
 # What would lead a sweep elsewhere than to this machine and its fresh folder.
@@ -22,10 +23,16 @@ FOREIGN = ("PLATO_", "PREFECT_", "MLFLOW_", "RAY_")
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1"}
 
 
+def environment() -> dict[str, str]:
+    """Returns this process's environment without what leads to other stores, and with the project to import."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
+    return kept | QUIET | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
+
+
 def run_command(
     command: Sequence[str],
     folder: Path,
-    environment: Mapping[str, str],
+    variables: Mapping[str, str],
     label: str,
     sample: Callable[[int], None] | None = None,
 ) -> tuple[float, dict[str, Any]]:
@@ -37,13 +44,12 @@ def run_command(
     Raises:
         RuntimeError: It failed, or its last line is no JSON object.
     """
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
     out, log = folder / "stdout.txt", folder / "stderr.txt"
     say(f"{label}: {' '.join(command[1:])}")
     began = told = time.monotonic()
     with out.open("wb") as stdout, log.open("wb") as stderr:
         process = subprocess.Popen(
-            command, cwd=folder, env=kept | QUIET | dict(environment), stdout=stdout, stderr=stderr
+            command, cwd=folder, env=environment() | dict(variables), stdout=stdout, stderr=stderr
         )
         try:
             while process.poll() is None:

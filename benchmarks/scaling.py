@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common_stores import end_in_order, measured, peak_mib, show, warn_if_busy
+from measuring import end_in_order, measured, peak_mib, show, warn_if_busy
 from running import QUIET, machine, say
 
 if TYPE_CHECKING:

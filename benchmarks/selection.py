@@ -25,8 +25,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from common_stores import end_in_order, measured, mlflow_server, peak_mib, show, warn_if_busy
+from measuring import end_in_order, measured, peak_mib, show, warn_if_busy
 from running import machine, say
+from servers import mlflow_server
 
 RUNS = (100, 10_000, 100_000)
 SIDES = ("ours", "order_by", "pandas")

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from first_step import ENV_NAME, FOLDER_VARIABLE
-from running import FOREIGN, QUIET, last_line, machine, say
+from running import environment, last_line, machine, say
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -101,16 +101,14 @@ def _ours(folder: Path) -> dict[str, float]:
 
 def _run(command: Sequence[str], folder: Path) -> tuple[float, list[tuple[float, str]]]:
     """Runs a command to its end; returns when it began and its lines, each with the time at which it came."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
-    paths = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
-    own = {"PREFECT_HOME": str(folder / "prefect"), FOLDER_VARIABLE: str(folder), "PYTHONPATH": paths}
+    whole = environment()
+    own = {"PREFECT_HOME": str(folder / "prefect"), FOLDER_VARIABLE: str(folder)}
+    own["PYTHONPATH"] = os.pathsep.join([str(HERE), whole["PYTHONPATH"]])
     lines: list[tuple[float, str]] = []
     log = folder / "stdout.txt"
     began = time.time()
     with log.open("wb") as out:
-        process = subprocess.Popen(
-            command, cwd=folder, env=kept | QUIET | own, stdout=out, stderr=subprocess.PIPE, text=True
-        )
+        process = subprocess.Popen(command, cwd=folder, env=whole | own, stdout=out, stderr=subprocess.PIPE, text=True)
         assert process.stderr is not None
         stderr = process.stderr
 

@@ -6,7 +6,7 @@ is one JSON object of what a user pays.
 
 ::
 
-    python benchmarks/stock_sweep.py WORKDIR [POPULATION] [TRACKING_URI]
+    python benchmarks/stock_sweep.py WORKDIR [POPULATION] [all|first]     # first: ends at the first trial solved
 """
 
 import json
@@ -19,27 +19,17 @@ BEGAN = time.time()  # before the libraries are imported, which is a part of wha
 SLOTS = 2
 METRIC = "env_runners/episode_return_mean"
 EXPERIMENT = "pbt_ppo"
+TRACKING_URI = "sqlite:///mlflow.db"
+SOLVED = 475
+MOST_ITERATIONS = 40
 
 
-def main(work: str, population: int = 4, tracking_uri: str = "sqlite:///mlflow.db") -> dict[str, Any]:
-    """Runs the sweep in the folder `work` and returns what it took and what it left."""
-    work = os.path.abspath(work)
-    os.makedirs(work, exist_ok=True)
-    os.chdir(work)
-
-    import mlflow
-    import ray
-    from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+def stock_scheduler() -> Any:
+    """Returns Tune's own PBT, with the perturbations of `--test-local`."""
     from ray import tune
-    from ray.air.integrations.mlflow import MLflowLoggerCallback
-    from ray.rllib.algorithms.ppo import PPOConfig
     from ray.tune.schedulers import PopulationBasedTraining
 
-    ray.init(num_cpus=SLOTS, include_dashboard=False, log_to_driver=False)
-    mlflow.set_tracking_uri(tracking_uri)
-    mlflow.set_experiment(EXPERIMENT)
-    run = mlflow.start_run()
-    scheduler = PopulationBasedTraining(
+    return PopulationBasedTraining(
         time_attr="training_iteration",
         perturbation_interval=5,
         resample_probability=0.25,
@@ -50,6 +40,12 @@ def main(work: str, population: int = 4, tracking_uri: str = "sqlite:///mlflow.d
         },
         custom_explore_fn=lambda config: {**config, "lambda": min(config["lambda"], 1.0)},
     )
+
+
+def stock_algorithm() -> dict[str, Any]:
+    """Returns RLlib's PPO for CartPole-v1 as Tune takes it."""
+    from ray.rllib.algorithms.ppo import PPOConfig
+
     algorithm = (
         PPOConfig()
         .environment("CartPole-v1")
@@ -66,20 +62,50 @@ def main(work: str, population: int = 4, tracking_uri: str = "sqlite:///mlflow.d
             grad_clip=0.5,
         )
     )
+    return algorithm.to_dict()
+
+
+def main(work: str, population: int = 4, stop_when: str = "all") -> dict[str, Any]:
+    """Runs the sweep in the folder `work` and returns what it took and what it left."""
+    work = os.path.abspath(work)
+    os.makedirs(work, exist_ok=True)
+    os.chdir(work)
+
+    import mlflow
+    import ray
+    from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+    from ray import tune
+    from ray.air.integrations.mlflow import MLflowLoggerCallback
+
+    ray.init(num_cpus=SLOTS, include_dashboard=False, log_to_driver=False)
+    mlflow.set_tracking_uri(TRACKING_URI)
+    mlflow.set_experiment(EXPERIMENT)
+    run = mlflow.start_run()
     callback = MLflowLoggerCallback(
-        tracking_uri=tracking_uri,
+        tracking_uri=TRACKING_URI,
         experiment_name=EXPERIMENT,
         save_artifact=True,
         log_params_on_trial_end=True,
         tags={MLFLOW_PARENT_RUN_ID: run.info.run_id},
     )
+
+    class First(tune.Stopper):
+        solved = False
+
+        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+            self.solved = self.solved or result.get("env_runners", {}).get("episode_return_mean", 0.0) >= SOLVED
+            return self.solved or result["training_iteration"] >= MOST_ITERATIONS
+
+        def stop_all(self) -> bool:
+            return self.solved
+
     fit_began = time.time()
     results = tune.Tuner(
         "PPO",
-        param_space=algorithm.to_dict(),
-        tune_config=tune.TuneConfig(metric=METRIC, mode="max", scheduler=scheduler, num_samples=population),
+        param_space=stock_algorithm(),
+        tune_config=tune.TuneConfig(metric=METRIC, mode="max", scheduler=stock_scheduler(), num_samples=population),
         run_config=tune.RunConfig(
-            stop={METRIC: 475, "training_iteration": 40},
+            stop=First() if stop_when == "first" else {METRIC: SOLVED, "training_iteration": MOST_ITERATIONS},
             storage_path=f"{work}/ray",
             name="stock",
             verbose=0,
@@ -110,6 +136,6 @@ def main(work: str, population: int = 4, tracking_uri: str = "sqlite:///mlflow.d
 
 if __name__ == "__main__":
     if not 2 <= len(sys.argv) <= 4:
-        raise SystemExit("usage: stock_sweep.py WORKDIR [POPULATION] [TRACKING_URI]")
+        raise SystemExit("usage: stock_sweep.py WORKDIR [POPULATION] [all|first]")
     arguments: list[Any] = [sys.argv[1], *map(int, sys.argv[2:3]), *sys.argv[3:4]]
     print(json.dumps(main(*arguments)))

@@ -15,6 +15,7 @@ the results until then.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -24,9 +25,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common_store import cpu_seconds, delayed, mlflow_server
-from common_tune import Load, Rate, measure, start_ray
 from running import machine, say
+from servers import cpu_s, delayed, mlflow_server, port_of
+from tune_load import Load, Rate, measure, start_ray
 
 TARGET = 0.97
 
@@ -40,19 +41,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     stock_load = Load(options.trials, options.results, options.actors, limit_s=options.stock_s)
     rates: dict[float, list[Rate]] = {}
     ratios: dict[float, list[float]] = {}
-    with tempfile.TemporaryDirectory(prefix="plato-bench-store-") as folder, mlflow_server(Path(folder)) as upstream:
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="plato-bench-store-")))
+        server = stack.enter_context(mlflow_server(folder / "server.db", folder / "artifacts", elsewhere=True))
         start_ray()
         for side in ("none", "ours"):
-            measure(side, Load(options.actors, 20, options.actors, 60.0), f"http://127.0.0.1:{upstream}")  # to warm up
+            measure(side, Load(options.actors, 20, options.actors, 60.0), server)  # to warm up
         for delay_ms in options.delays_ms:
-            with delayed(upstream, delay_ms / 1000) as port:
+            with delayed(port_of(server), delay_ms / 1000) as port:
                 uri = f"http://127.0.0.1:{port}"
                 before = _told(measure("none", load, uri), delay_ms)
                 rates[delay_ms], ratios[delay_ms] = [before], []
                 for _ in range(options.rounds):
-                    cpu = cpu_seconds(upstream)
+                    cpu = cpu_s(server)
                     ours = _told(measure("ours", load, uri), delay_ms)
-                    say(f"  the server took {cpu_seconds(upstream) - cpu:.1f} s of CPU for it")
+                    say(f"  the server took {cpu_s(server) - cpu:.1f} s of CPU for it")
                     after = _told(measure("none", load, uri), delay_ms)
                     rates[delay_ms] += [ours, after]
                     ratios[delay_ms].append(ours.per_s / statistics.mean([before.per_s, after.per_s]))

@@ -29,9 +29,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from common_stores import end_in_order, environment, mlflow_server, show, warn_if_busy
+from measuring import end_in_order, show, warn_if_busy
 from movers import Copied, Ours, Sent
-from running import QUIET, machine, say
+from running import QUIET, environment, machine, say
+from servers import mlflow_server
 
 os.environ.update(QUIET)
 HERE = Path(__file__).resolve().parent

@@ -1,4 +1,4 @@
-"""A tracking server for a benchmark, and a way to it that takes time."""
+"""A tracking server on loopback for a benchmark, and a way to it that takes time."""
 
 from __future__ import annotations
 
@@ -13,27 +13,38 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import psutil
+from running import environment, last_line
 
-# A server that is elsewhere takes no CPU from the sweep: this one gets what the sweep leaves.
+# A server that is elsewhere takes no CPU from the sweep: such a one gets what the sweep leaves.
 _ELSEWHERE = ["nice", "-n", "19"]
 
 
 @contextlib.contextmanager
-def mlflow_server(folder: Path) -> Iterator[int]:
-    """An MLflow server on loopback, at the lowest priority; yields its port."""
-    port = _free_port()
+def mlflow_server(database: Path, artifacts: Path, *, elsewhere: bool = False) -> Iterator[str]:
+    """Runs an MLflow server on loopback, and gives its address.
+
+    Args:
+        database: Its SQLite file.
+        artifacts: Its folder of artifacts.
+        elsewhere: Whether it has the lowest priority.
+
+    Raises:
+        RuntimeError: It does not answer.
+    """
+    port = free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/server.db"]
-    command += ["--artifacts-destination", str(folder / "artifacts")]
-    with (folder / "server.log").open("wb") as log, _process(command, stdout=log) as process:
+    command += ["--backend-store-uri", f"sqlite:///{database}", "--artifacts-destination", str(artifacts)]
+    log_file = database.with_name("server.log")
+    with log_file.open("ab") as log, _process([*_ELSEWHERE * elsewhere, *command], stdout=log) as process:
         deadline = time.monotonic() + 120
         while not _answers(f"http://127.0.0.1:{port}/health"):
             if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"no MLflow server: {(folder / 'server.log').read_text()[-2000:]}")
-            time.sleep(0.2)
-        yield port
+                raise RuntimeError(f"the MLflow server does not answer: {last_line(log_file)}")
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
 
 
 @contextlib.contextmanager
@@ -43,8 +54,8 @@ def delayed(upstream: int, round_trip_s: float) -> Iterator[int]:
     It delays bytes, each way by half, and does not hold back those that follow; a new connection takes one round trip
     more, as a TCP handshake does.
     """
-    port = _free_port()
-    command = [sys.executable, __file__, str(port), str(upstream), str(round_trip_s)]
+    port = free_port()
+    command = [*_ELSEWHERE, sys.executable, __file__, str(port), str(upstream), str(round_trip_s)]
     with _process(command, stdout=None) as process:
         while not _listens(port):
             if process.poll() is not None:
@@ -53,20 +64,32 @@ def delayed(upstream: int, round_trip_s: float) -> Iterator[int]:
         yield port
 
 
-def cpu_seconds(port: int) -> float:
-    """Returns the CPU time that the processes of the server at a port have taken, in seconds."""
+def cpu_s(uri: str) -> float:
+    """Returns the CPU seconds that the server at an address has spent so far."""
+    port = str(port_of(uri))
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            line = process.cmdline()
-            if "server" in line and str(port) in line:
+            if port in process.cmdline():
                 family = [process, *process.children(recursive=True)]
                 return sum(sum(each.cpu_times()[:2]) for each in family)
     return 0.0
 
 
+def port_of(uri: str) -> int:
+    """Returns the port of an address that ends with it."""
+    return int(uri.rpartition(":")[2])
+
+
+def free_port() -> int:
+    """Returns a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 @contextlib.contextmanager
-def _process(command: list[str], stdout: object) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen([*_ELSEWHERE, *command], stdout=stdout, stderr=stdout, start_new_session=True)  # type: ignore[call-overload]
+def _process(command: list[str], stdout: BinaryIO | None) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(command, env=environment(), stdout=stdout, stderr=stdout, start_new_session=True)
     try:
         yield process
     finally:
@@ -76,12 +99,6 @@ def _process(command: list[str], stdout: object) -> Iterator[subprocess.Popen[by
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(10)
                 break
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _answers(url: str) -> bool:

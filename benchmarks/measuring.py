@@ -1,31 +1,20 @@
-"""What the benchmarks of the tracking store share: a server on loopback, measuring in a process of its own, tables."""
+"""Measuring in a process of its own, and showing what was measured."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import resource
 import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
-from running import FOREIGN, QUIET, last_line, say
+from running import environment, last_line, say
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def environment() -> dict[str, str]:
-    """Returns this process's environment without what leads to other stores, and with the project to import."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
-    return kept | QUIET | {"PYTHONPATH": str(ROOT)}
 
 
 def measured(command: Sequence[str], folder: Path, limit_s: float) -> dict[str, Any] | None:
@@ -55,54 +44,9 @@ def measured(command: Sequence[str], folder: Path, limit_s: float) -> dict[str, 
     return json.loads(last_line(out))
 
 
-@contextlib.contextmanager
-def mlflow_server(database: Path, artifacts: Path) -> Iterator[str]:
-    """Runs an MLflow server on loopback, and gives its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{database}", "--artifacts-destination", str(artifacts)]
-    log_file = database.with_name("server.log")
-    with log_file.open("ab") as log:
-        process = subprocess.Popen(
-            command, cwd=database.parent, env=environment(), stdout=log, stderr=log, start_new_session=True
-        )
-    try:
-        _wait_until_up(process, f"http://127.0.0.1:{port}", log_file)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # it may be in the middle of a question that nobody waits for
-        process.wait()
-
-
-def cpu_s(uri: str) -> float:
-    """Returns the CPU seconds that the server at an address has spent so far."""
-    port, total = uri.rpartition(":")[2], 0.0
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if port in process.cmdline():
-                for one in (process, *process.children(recursive=True)):
-                    times = one.cpu_times()
-                    total += times.user + times.system
-                break
-    return total
-
-
 def end_in_order() -> None:
     """Has SIGTERM end this process as Ctrl-C does, so that it clears away what it has made."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-
-
-def _wait_until_up(process: subprocess.Popen[bytes], uri: str, log: Path) -> None:
-    deadline = time.monotonic() + 90.0
-    while process.poll() is None and time.monotonic() < deadline:
-        with contextlib.suppress(OSError):
-            urllib.request.urlopen(f"{uri}/health", timeout=1).close()
-            return
-        time.sleep(0.1)
-    raise RuntimeError(f"the MLflow server does not answer: {last_line(log)}")
 
 
 def peak_mib() -> float:
