@@ -42,7 +42,7 @@ def turns(folder: Path, settings: Path) -> dict[str, Any]:
     channel._go_came.set()
     cluster.connect(config, folder / "ray", sweep_dir)
     cluster.available_memory = lambda: SLOTS * packing.PROCESS_BYTES / packing.MEMORY_FRACTION
-    packed = cluster.plan(config)
+    packed = cluster.plan(config, packing.PROCESS_BYTES)
     configs = population.trial_configs(config, sweep_dir.name, packed)
     tracking = runner.tracking_callback(config, sweep_id=sweep_dir.name, sweep_dir=sweep_dir)
     fitted = runner.fit(config, configs=configs, packing=packed, sweep_dir=sweep_dir, tracking=tracking)

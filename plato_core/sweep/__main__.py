@@ -107,7 +107,7 @@ def _run(prepare: Prepare) -> int:
 
 
 def _train(config: SweepConfig, prepare: Prepare, tracking: SweepTrackingCallback) -> Fitted:
-    from plato_core.sweep import cluster, population, runner
+    from plato_core.sweep import cluster, footprint, population, runner
     from plato_core.sweep.past import past
     from plato_core.sweep.spent import read_spent_s
     from plato_core.sweep.stopping import STATE
@@ -117,7 +117,7 @@ def _train(config: SweepConfig, prepare: Prepare, tracking: SweepTrackingCallbac
     with jobrun.hidden():  # Ray's processes, which start now, do not track
         cluster.connect(config, Path(prepare.ray_temp_dir), sweep_dir)
     signal.signal(signal.SIGTERM, _on_sigterm)  # Ray has just taken it
-    packing = cluster.plan(config)
+    packing = footprint.plan(config, prepare.sweep_id)
     configs = population.trial_configs(config, prepare.sweep_id, packing)
     if config.resume is not None:
         configs = population.resumed_configs(config, configs, sweep_dir)

@@ -123,8 +123,12 @@ def wait_for_nodes(expected: int, limit_s: float) -> None:
         time.sleep(_LOOK_S)
 
 
-def plan(config: SweepConfig) -> Packing:
+def plan(config: SweepConfig, process_bytes: float) -> Packing:
     """Lays the population over what Ray has, node by node.
+
+    Args:
+        config: The sweep's.
+        process_bytes: Memory of each process of a trial.
 
     Raises:
         SweepError: It has no CPU.
@@ -140,6 +144,7 @@ def plan(config: SweepConfig) -> Packing:
         max_cpus=config.num_cpus,
         max_gpus=config.num_gpus,
         num_env_runners=config.num_env_runners,
+        process_bytes=process_bytes,
     )
 
 

@@ -7,8 +7,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-# Memory of one trial's process. With a network of 2 x 64 and batches of 4096 steps it is 0.5 GB resident, 0.39 GB of it
-# not shared (`Pss` in /proc/<pid>/smaps_rollup; Linux, ray 2.60.0, torch 2.13.0 for CPUs); the rest is for larger ones.
+# Memory of one trial's process where nobody could measure it (see `footprint.py`). With a network of 2 x 64 and batches
+# of 4096 steps it is 0.5 GB resident, 0.39 GB of it not shared (`Pss` in /proc/<pid>/smaps_rollup; Linux, ray 2.60.0,
+# torch 2.13.0 for CPUs).
 PROCESS_BYTES = 700 * 2**20
 # Left for the driver, the raylet, the object store and the page cache.
 MEMORY_FRACTION = 0.8
@@ -72,6 +73,7 @@ def pack(
     max_cpus: int | None = None,
     max_gpus: float | None = None,
     num_env_runners: int,
+    process_bytes: float = PROCESS_BYTES,
 ) -> Packing:
     """Keeps the whole population resident where memory allows, each trial with the largest share with which all fit.
 
@@ -89,9 +91,10 @@ def pack(
         max_cpus: CPUs that the sweep may use of them; None means all.
         max_gpus: GPUs that it may use of them; None means all.
         num_env_runners: Remote env-runner processes that each trial has beside its own.
+        process_bytes: Memory of each of its processes.
     """
     processes = 1 + num_env_runners
-    fitting = sum(int(node.memory_bytes * MEMORY_FRACTION // (PROCESS_BYTES * processes)) for node in nodes)
+    fitting = sum(int(node.memory_bytes * MEMORY_FRACTION // (process_bytes * processes)) for node in nodes)
     resident = max(1, min(population, fitting))
     all_cpus = sum(node.cpus for node in nodes)
     slots = max(1, all_cpus if max_cpus is None else min(all_cpus, max_cpus))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
 from collections.abc import Mapping
 from typing import Any
@@ -65,6 +67,9 @@ def build_algorithm(config: AlgorithmConfig, threads: int) -> Algorithm:
     np.random.seed(config.seed)
     torch.manual_seed(config.seed)
     algorithm = config.build_algo()
+    # RLlib makes a folder in ~/ray_results for each algorithm, and writes nothing there unless it is told to.
+    with contextlib.suppress(OSError):
+        os.rmdir(str(algorithm.logdir))
     # RLlib gives its replay buffers a generator that no seed reaches.
     replay_buffer = getattr(algorithm, "local_replay_buffer", None)
     if replay_buffer is not None:
