@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import psutil
 import pytest
 from aml_bed import Emulator, inherited_env, running_emulator
 from aml_stack import NODE, RUNS, SHORT, assert_whole, on_a_laptop, project_of_jobs
+from prefect_server import PrefectServer
 from product import Product, Script, free_port, marked, wait_until
 from thorough import soaked, thorough
 
@@ -19,6 +21,7 @@ from plato_core.manifest import read_manifest, verify
 
 pytestmark = pytest.mark.timeout(900)
 TRIALS, LONGER = 3, 12
+PREFECT = Path(sys.executable).with_name("prefect")
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +111,37 @@ def test_the_checkpoint_is_on_the_laptop_at_the_end(laptop: Product, emulator: E
     assert f"job {job} is Running" in script.stderr
     assert "finished at iteration 4" in script.stderr
     assert not emulator.refused()
+
+
+@soaked
+def test_a_deployment_of_the_process_pool_has_its_sweep_made_by_a_job(
+    laptop: Product, emulator: Emulator, tmp_path: Path
+) -> None:
+    job_variables = {"instance_count": 2, "poll_interval_s": 0.5, "ray_port": free_port()}
+    nodes = {"ray_head_arguments": NODE, "ray_worker_arguments": NODE}
+    asked = SHORT | {"max_iterations": 4, "experiment_name": "deployed-at-home", "job_variables": job_variables | nodes}
+    before = set(emulator.jobs())
+    with PrefectServer(tmp_path / "prefect") as server:
+        known = {name: value for name, value in server.environment.items() if name.startswith("PREFECT_")}
+
+        def prefect(*arguments: str) -> str:
+            done = laptop.run("--no-prompt", *arguments, program=PREFECT, timeout_s=400, **known)
+            assert done.process.returncode == 0, done.said
+            return done.stdout
+
+        prefect("work-pool", "create", "local", "--type", "process")
+        prefect("deploy", "--name", "local-aml")
+        worker = laptop.start("worker", "start", "--pool", "local", program=PREFECT, **known)
+        said = prefect("deployment", "run", "sweep/local-aml", "--params", json.dumps(asked), "--watch")
+        worker.process.terminate()
+        worker.wait(30.0)
+        assert "Completed" in said, worker.said
+    [job] = set(emulator.jobs()) - before
+    runs = runs_of(laptop, emulator, "deployed-at-home")
+    [parent] = [run for name, run in runs.items() if name != job and "mlflow.parentRunId" not in run["tags"]]
+    [checkpoint] = (laptop.folder / "model_checkpoints").glob("*")
+    result = {"parent_run_id": parent["id"], "checkpoint_path": str(checkpoint)}
+    assert_one_sweep(runs, result, [job], 4)
 
 
 @soaked
