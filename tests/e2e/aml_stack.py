@@ -30,6 +30,7 @@ SHORT: dict[str, Any] = {
     "preset": "test-local",
     "num_tune_samples": 3,
     "max_iterations": 6,
+    "stop_reward": 501,  # out of reach
     "perturbation_interval": 2,
     "seed": 3,
     "experiment_name": "on-the-cluster",

@@ -38,7 +38,7 @@ def laptop(emulator: Emulator, tmp_path: Path, prefect_home: Path) -> Iterator[P
     """The project's folder on somebody's laptop, with the workspace's `config.json` in it."""
     project = project_of_jobs(tmp_path)
     emulator.workspace_config(project)
-    settings = {"hyperparameters": SHORT["hyperparameters"] | {"min_time_s_per_iteration": 1.0}}
+    settings = {"stop_reward": 501, "hyperparameters": SHORT["hyperparameters"] | {"min_time_s_per_iteration": 1.0}}
     (config := tmp_path / "short.yaml").write_text(json.dumps(settings))
     environment = inherited_env() | emulator.env() | {"PREFECT_HOME": str(prefect_home)}
     with Product(project, environment, config) as product:

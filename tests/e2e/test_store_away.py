@@ -7,13 +7,13 @@ from pathlib import Path
 
 from product import DONE_S, ROOT, Product, free_port, mlflow_server
 from store import Tracked, tracked
-from thorough import thorough
+from thorough import soaked
 
 ITERATIONS = 40
 PLATO = Path(sys.executable).with_name("plato")
 
 
-@thorough
+@soaked
 def test_what_a_store_that_went_away_misses_is_sent_by_plato_flush(product: Product, tmp_path: Path) -> None:
     port = free_port()
     uri, home = f"http://127.0.0.1:{port}", tmp_path.parent / f"{tmp_path.name}-server"

@@ -22,6 +22,7 @@ SETTINGS: dict[str, Any] = {
     "preset": "test-local",
     "num_tune_samples": TRIALS,
     "max_iterations": ITERATIONS,
+    "stop_reward": 501,  # out of reach
     "perturbation_interval": 2,
     "max_failures": 0,
     "seed": 3,
