@@ -123,6 +123,7 @@ def test_a_deployment_of_the_process_pool_has_its_sweep_made_by_a_job(
     before = set(emulator.jobs())
     with PrefectServer(tmp_path / "prefect") as server:
         known = {name: value for name, value in server.environment.items() if name.startswith("PREFECT_")}
+        known["PWD"] = str(laptop.folder)  # as a shell sets it; `prefect.yaml` reads it
 
         def prefect(*arguments: str) -> str:
             done = laptop.run("--no-prompt", *arguments, program=PREFECT, timeout_s=400, **known)
@@ -139,7 +140,7 @@ def test_a_deployment_of_the_process_pool_has_its_sweep_made_by_a_job(
     [job] = set(emulator.jobs()) - before
     runs = runs_of(laptop, emulator, "deployed-at-home")
     [parent] = [run for name, run in runs.items() if name != job and "mlflow.parentRunId" not in run["tags"]]
-    [checkpoint] = (laptop.folder / "model_checkpoints").glob("*")
+    [checkpoint] = (laptop.folder / "model_checkpoints").glob("*/checkpoint_*")
     result = {"parent_run_id": parent["id"], "checkpoint_path": str(checkpoint)}
     assert_one_sweep(runs, result, [job], 4)
 

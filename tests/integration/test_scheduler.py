@@ -157,8 +157,12 @@ def test_trials_that_take_turns_leave_no_slot_idle(small_ray: None, tmp_path: Pa
             self.running.append(sum(each.temporary_state.ray_actor is not None for each in trials))
 
     listening = Running()
-    swept = sweep(_config(num_tune_samples=6), tmp_path, packed(6, resident=2), listening=listening)
-    assert statistics.median(listening.running) == 2
+    config = _config(num_tune_samples=6)
+    slower = {**config.hyperparameters, "min_time_s_per_iteration": 0.3}
+    swept = sweep(config.model_copy(update={"hyperparameters": slower}), tmp_path, packed(6, 2), listening=listening)
+    both = listening.running[listening.running.index(2) :]  # from when both processes have started on
+    assert len(both) > 6 * INTERVAL  # every trial has had its turn by then, which is where a slot fell idle
+    assert statistics.median(both) == 2
     turns = ITERATIONS // INTERVAL
     assert all(turns - 1 <= starts <= turns for starts in swept.starts.values())  # nobody has two while others wait
     assert len({result["pid"] for results in swept.results.values() for result in results}) == 2

@@ -206,7 +206,7 @@ def test_writer_pauses_only_while_many_results_come() -> None:
     clock = {"now": 100.0}
     courtesy = Courtesy(lambda: clock["now"])
     assert courtesy.pause_s(0.07) == 0.0
-    for results, pause in ((300, 7.0), (4, 0.0), (51, 7.0), (49, 0.0)):
+    for results, pause in ((300, 7.0), (4, 0.0), (60, 7.0), (50, 0.0)):
         clock["now"] += 1.0
         for _ in range(results):
             courtesy.count()
