@@ -13,11 +13,13 @@ import difflib
 import functools
 import heapq
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import stamina
 
 from plato_core.errors import ConfigError, SelectionError
 from plato_core.reading import reading_uri
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment, Run
 
+_T = TypeVar("_T")
 DEFAULT_RANK_METRIC = "metrics.episode_reward_mean"
 _BEST_KEPT = 100
 """How many of the best runs of an experiment are held while it is read; more if none of them qualifies."""
@@ -245,7 +248,7 @@ def _experiment_id(client: "MlflowClient", name: str) -> str:
     from plato_core.tracking.client import redact, tracking_errors
 
     with tracking_errors(client.tracking_uri):
-        found = client.get_experiment_by_name(name)
+        found = _patiently(client.get_experiment_by_name, name)
         if found is not None:
             return found.experiment_id
         names = [experiment.name for experiment in _experiments(client)]
@@ -254,10 +257,20 @@ def _experiment_id(client: "MlflowClient", name: str) -> str:
     raise ConfigError(f"There is no experiment {name!r} in {redact(client.tracking_uri)}. {hint}")
 
 
+def _patiently(ask: Callable[..., _T], *arguments: Any, **options: Any) -> _T:
+    """Return what a store answers, asked again where it did not answer as it should."""
+    from plato_core.tracking.artifacts import is_transient
+
+    for attempt in stamina.retry_context(on=is_transient, attempts=4, timeout=60.0):
+        with attempt:
+            return ask(*arguments, **options)
+    raise AssertionError("the last attempt returns or raises")
+
+
 def _experiments(client: "MlflowClient") -> "Iterable[Experiment]":
     token: str | None = None
     while True:
-        page = client.search_experiments(max_results=1000, page_token=token)
+        page = _patiently(client.search_experiments, max_results=1000, page_token=token)
         yield from page
         token = page.token
         if not token:
@@ -281,7 +294,8 @@ def _latest_run(client: "MlflowClient", experiment: "Experiment", by: str) -> "R
     from plato_core.tracking.artifacts import is_transient
 
     try:
-        found = client.search_runs([experiment.experiment_id], order_by=[f"attributes.{by} DESC"], max_results=1)
+        order = [f"attributes.{by} DESC"]
+        found = _patiently(client.search_runs, [experiment.experiment_id], order_by=order, max_results=1)
     except MlflowException as error:
         if by == "start_time" or is_transient(error):
             raise

@@ -11,7 +11,7 @@ _LONGEST = 500
 
 def translated(error: Exception) -> AmlError:
     """Return what to raise in an error's place: whether to come again is told by its type."""
-    from azure.core.exceptions import ClientAuthenticationError, HttpResponseError
+    from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError
     from azure.core.exceptions import ServiceRequestError as NotSent
     from azure.core.exceptions import ServiceResponseError as NotAnswered
 
@@ -31,6 +31,8 @@ def translated(error: Exception) -> AmlError:
     broke_off = isinstance(error, NotSent | NotAnswered | OSError | HttpResponseError) and status is None
     if broke_off or status in (408, 429) or (status or 0) >= 500:
         return AmlUnavailable(f"Azure ML does not answer as it should: {text}")
+    if isinstance(cause := error.__cause__, AzureError | OSError):
+        return translated(cause)  # azure-ai-ml wraps whatever befalls an upload of code as an error of its own
     return AmlError(f"Azure ML refuses{f' ({status})' if status else ''}: {text}")
 
 
