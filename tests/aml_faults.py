@@ -155,7 +155,7 @@ class Faulty:
         # As a user may set it, so that a tracking server that hangs is given up soon.
         variables = {"PYTHONPATH": paths, "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
         run_id = bed.start({"experiment_name": experiment, "track": True}, env=variables)
-        run = bed.ended(run_id)
+        run = bed.ended(run_id, 1200.0)  # where each of 27 endpoints is silent for 30 s, one after the other
         name = f"pf-{run_id}-000"
         said = [entry["message"] for entry in bed.log_of(run_id)]
         assert run["state_name"] == "Completed", (run["state"], said, self.emulator.log(name))

@@ -168,9 +168,9 @@ class Bed:
     def state_of(self, run_id: str) -> str:
         return self.run(run_id)["state_name"]
 
-    def ended(self, run_id: str) -> dict[str, Any]:
+    def ended(self, run_id: str, within_s: float = _ENDS_WITHIN_S) -> dict[str, Any]:
         """The run, at its end."""
-        wait_for(lambda: self.run(run_id)["state_type"] in FINAL, "the flow run ends", _ENDS_WITHIN_S)
+        wait_for(lambda: self.run(run_id)["state_type"] in FINAL, "the flow run ends", within_s)
         return self.run(run_id)
 
     def job_ended(self, name: str) -> str:
