@@ -29,6 +29,7 @@ from plato_core.manifest import read_manifest, verify
 
 PASSWORD = "the-password-of-this-server"
 TRIALS, STEPS, PARAMS = ("t0", "t1"), 6, 5
+PATIENCE_S = 1200.0  # each of 27 endpoints may be silent for 30 s and more, one after the other
 # By their fields of `aml_emulator.faults.Fault`.
 CLASSES: dict[str, dict[str, Any]] = {
     "429": {"status": 429, "headers": {"Retry-After": "1"}},
@@ -155,17 +156,17 @@ class Faulty:
         # As a user may set it, so that a tracking server that hangs is given up soon.
         variables = {"PYTHONPATH": paths, "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
         run_id = bed.start({"experiment_name": experiment, "track": True}, env=variables)
-        run = bed.ended(run_id, 1200.0)  # where each of 27 endpoints is silent for 30 s, one after the other
+        run = bed.ended(run_id, PATIENCE_S)
         name = f"pf-{run_id}-000"
         said = [entry["message"] for entry in bed.log_of(run_id)]
         assert run["state_name"] == "Completed", (run["state"], said, self.emulator.log(name))
         assert [job for job in self.emulator.jobs() if run_id in job] == [name]
-        assert bed.job_ended(name) == "Completed"
+        assert bed.job_ended(name, PATIENCE_S) == "Completed"
         assert self.emulator.job(name)["attempt"] == 1
         wait_for(
             lambda: any(f"Job {name} is Completed" in entry["message"] for entry in bed.log_of(run_id)),
             "the worker sees the end",
-            200.0,
+            PATIENCE_S,
         )
         said = [entry["message"] for entry in bed.log_of(run_id)]
         assert said.count("printed by the flow") == 1
@@ -179,7 +180,7 @@ class Faulty:
             env=laptop_env(self.emulator) | {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5"},
             capture_output=True,
             text=True,
-            timeout=400.0,
+            timeout=PATIENCE_S,
             check=False,
         )
         assert done.returncode == 0, done.stderr
@@ -191,10 +192,10 @@ class Faulty:
         try:
             run_id = self.bed.start({"experiment_name": "cancelled"})
             name = f"pf-{run_id}-000"
-            wait_for(lambda: self.bed.state_of(run_id) == "Queued", "the job waits", 200.0)
+            wait_for(lambda: self.bed.state_of(run_id) == "Queued", "the job waits", PATIENCE_S)
             self.bed.cancel(run_id)
-            assert self.bed.ended(run_id)["state_name"] == "Cancelled"
-            assert self.bed.job_ended(name) == "Canceled"
+            assert self.bed.ended(run_id, PATIENCE_S)["state_name"] == "Cancelled"
+            assert self.bed.job_ended(name, PATIENCE_S) == "Canceled"
         finally:
             self.emulator.control("release")
         assert [job for job in self.emulator.jobs() if run_id in job] == [name]
@@ -202,7 +203,7 @@ class Faulty:
     def death(self) -> None:
         """A job that dies: its run is told of what."""
         run_id = self.bed.start(command="echo 'numpy: Cannot allocate memory'; exit 137")
-        run = self.bed.ended(run_id)
+        run = self.bed.ended(run_id, PATIENCE_S)
         assert run["state_name"] == "Crashed"
         assert "out of memory" in run["state"]["message"]
         assert [job for job in self.emulator.jobs() if run_id in job] == [f"pf-{run_id}-000"]

@@ -173,10 +173,10 @@ class Bed:
         wait_for(lambda: self.run(run_id)["state_type"] in FINAL, "the flow run ends", within_s)
         return self.run(run_id)
 
-    def job_ended(self, name: str) -> str:
+    def job_ended(self, name: str, within_s: float = _ENDS_WITHIN_S) -> str:
         """The status of the job, at its end."""
         ends = ("Completed", "Failed", "Canceled")
-        wait_for(lambda: self.emulator.job(name)["status"] in ends, "the job ends", _ENDS_WITHIN_S)
+        wait_for(lambda: self.emulator.job(name)["status"] in ends, "the job ends", within_s)
         return self.emulator.job(name)["status"]
 
     def log_of(self, run_id: str) -> list[dict[str, Any]]:
