@@ -32,6 +32,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(if $(TORCH_INDEX),$(PIP) install torch --constraint constraints.txt --index-url $(TORCH_INDEX))
 	$(PIP) install --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -m plato_core.prefect_database
 	touch $@
 
 lint: setup

@@ -44,7 +44,7 @@ def main() -> None:
     config = PPOConfig().environment(ENV_NAME).env_runners(num_env_runners=0, num_envs_per_env_runner=32)
     config.training(
         lr=2e-3,
-        train_batch_size_per_learner=4096,
+        train_batch_size_per_learner=2048,
         minibatch_size=512,
         num_epochs=10,
         gamma=0.98,

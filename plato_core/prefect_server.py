@@ -90,6 +90,7 @@ class TemporaryServer:
 def main() -> None:
     """Serves on the listening socket whose descriptor is the first argument, until the parent is gone."""
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
+    _place_database()
     import uvicorn
 
     config = uvicorn.Config(
@@ -98,6 +99,17 @@ def main() -> None:
     server = uvicorn.Server(config)
     server.run(sockets=[socket.socket(fileno=int(sys.argv[1]))])
     sys.exit(0 if server.started else 1)
+
+
+def _place_database() -> None:
+    from prefect.settings import get_current_settings
+
+    from plato_core.prefect_database import NAME, put_in_place
+
+    settings = get_current_settings()
+    url = settings.server.database.connection_url
+    if url is not None and url.get_secret_value() == f"sqlite+aiosqlite:///{settings.home}/{NAME}":
+        put_in_place(settings.home)
 
 
 def _end_with_parent() -> None:

@@ -69,7 +69,7 @@ def cloud_of(uri: str) -> Cloud:
     return next((cloud for cloud in _CLOUDS if host.endswith(cloud.regions)), PUBLIC)
 
 
-@stamina.retry(on=AmlUnavailable, attempts=4, timeout=60.0)
+@stamina.retry(on=AmlUnavailable, attempts=4, timeout=6 * _TIMEOUT_S)
 def tracking_uri_of(workspace: Workspace) -> str:
     """Return the tracking URI of a workspace, as Azure has it: it holds the region's host.
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from plato_core.deploying import PREFECT_YAML, prefect_yaml
 from plato_core.errors import ConfigError, StackError
+from plato_core.prefect_database import put_in_place
 from plato_core.report.text import hide_passwords
 from plato_core.stack.api import StackApi
 from plato_core.stack.ending import end
@@ -51,6 +52,8 @@ def start(settings: StackSettings, project: Path, say: Say) -> None:
         say("starting", " and ".join(TITLES[name] for name in TITLES if name not in running) or "the supervisor")
         if settings.mlflow_store_uri is None:
             make_client(settings.mlflow_database)  # whole or not at all, which the server does not care for
+        if settings.prefect_database_url is None:
+            put_in_place(settings.folder / "prefect")
         try:
             _wait_for_parts(settings, say, _supervise(settings))
         except BaseException:  # Ctrl-C too: half a stack is of no use

@@ -25,6 +25,8 @@ from plato_core.sweep.protocol import Go, Prepare
 
 # A cancelled sweep is gone within so many seconds: trials finish an iteration and write a last checkpoint.
 STOP_S = 20.0
+# What is killed is gone at once, but for a process that waits for a disk or a GPU.
+KILL_S = 6.0
 LOG_NAME = "sweep.log"
 
 
@@ -165,17 +167,19 @@ class SweepProcess(SweepExecution):
 
 def kill_session(session: int) -> None:
     """Kills every process of a session: Ray puts its workers into process groups of their own, never elsewhere."""
-    for _ in range(3):
-        found = [process for process in psutil.process_iter() if _session_of(process.pid) == session]
+    ends = time.monotonic() + KILL_S
+    while found := [process for process in psutil.process_iter() if _lives_in(process, session)]:
         for process in found:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        if not psutil.wait_procs(found, timeout=2.0)[1] and not found:
+        if time.monotonic() > ends:
             return
+        time.sleep(0.02)
 
 
-def _session_of(pid: int) -> int | None:
+def _lives_in(process: psutil.Process, session: int) -> bool:
+    # One that has ended may keep its number for seconds, until the system's first process asks after it.
     try:
-        return os.getsid(pid)
-    except OSError:
-        return None
+        return os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE
+    except (OSError, psutil.Error):
+        return False

@@ -34,6 +34,7 @@ from plato_core.tracking.callback import SweepTrackingCallback
 from plato_core.tracking.spool import Target
 from plato_core.tracking.summary import DrainSummary
 from plato_core.tracking.trial_files import error_line
+from plato_core.training.cpus import shares_cpus
 from plato_core.training.spec import mlflow_params, own_checkpoint
 from plato_core.training.trainable import AlgorithmTrainable
 
@@ -168,7 +169,9 @@ def fit(
     seconds = sum(max(0.0, total - before[trial]) for trial, total in totals.items())
     for trial in configs:
         revival.forget_attempts_before(sweep_dir / attempt, trial_id_of(trial))
-    return Fitted(fit_s=fit_s, training_slot_s=seconds * packing.cpus_per_trial, slots=packing.slots)
+    # One that takes turns has a CPU when it trains. Where trials wait for something else they train beside others.
+    cpus = 1.0 if shares_cpus(packing.cpus_per_trial, config.num_env_runners) else packing.cpus_per_trial
+    return Fitted(fit_s=fit_s, training_slot_s=min(seconds * cpus, packing.slots * fit_s), slots=packing.slots)
 
 
 class _Finish(tune.Callback):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -15,6 +16,7 @@ from ray.air.constants import TRAINING_ITERATION
 from ray.tune.result import SHOULD_CHECKPOINT, TIME_TOTAL_S
 
 from plato_core.manifest import TRIAL_STATE_NAME, write_manifest
+from plato_core.training.cpus import shared_places
 from plato_core.training.metrics import (
     HP_PREFIX,
     LEARNER_METRICS,
@@ -49,9 +51,14 @@ class AlgorithmTrainable(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         """Builds the algorithm (Tune's hook)."""
         self._exploit_error: Exception | None = None
+        self._places = shared_places(TrialSpec.of(config))
         self._start(config)
 
     def _start(self, config: dict[str, Any]) -> None:
+        with self._place():
+            self._build(config)
+
+    def _build(self, config: dict[str, Any]) -> None:
         # Here and not at the top: Tune needs this class in the driver, which needs no RLlib and no torch (3 s).
         from plato_core.training.build import build_algorithm, build_config, epochs_counted
 
@@ -87,11 +94,13 @@ class AlgorithmTrainable(tune.Trainable):
 
         if self._exploit_error is not None:
             raise self._exploit_error
-        began = time.monotonic()
-        if self._warmup_s is None:
-            self._warmup_s = began - self._started
-        result = train(self.algorithm)
-        spent = read_iteration(result, time.monotonic() - began, self._epochs_counted)
+        with self._place():
+            began = time.monotonic()
+            if self._warmup_s is None:
+                self._warmup_s = began - self._started
+            result = train(self.algorithm)
+            train_s = time.monotonic() - began
+        spent = read_iteration(result, train_s, self._epochs_counted)
         self._counters = self._counters.after(spent)
         metrics: dict[str, Any] = flat_metrics(
             result,
@@ -194,6 +203,11 @@ class AlgorithmTrainable(tune.Trainable):
     def cleanup(self) -> None:
         """Stops the algorithm and its env runners (Tune's hook)."""
         self.algorithm.stop()
+        if self._places is not None:
+            self._places.close()
+
+    def _place(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self._places is None else self._places.place()
 
     @property
     def counters(self) -> Counters:
