@@ -113,6 +113,7 @@ def run_ours(folder: Path, options: argparse.Namespace, label: str, memory: Memo
 def our_flags(options: argparse.Namespace) -> list[str]:
     """Returns the flags that ours is run with."""
     flags = ["--test-local", "--json", "--seed", str(options.seed), "--stop-when", options.stop_when]
+    flags += ["--max-iterations", "40"]  # of 2048 steps: the budget of both other sides
     if options.population != 4:
         flags += ["--num-tune-samples", str(options.population)]
     if len(psutil.Process().cpu_affinity() if sys.platform == "linux" else range(os.cpu_count() or 1)) > STOCK_SLOTS:

@@ -14,7 +14,8 @@ import signal
 import time
 from collections.abc import Mapping
 
-from prefect import flow, tags
+from prefect import flow
+from prefect.context import TagsContext
 from prefect.exceptions import TerminationSignal
 from prefect.logging import get_run_logger
 from prefect.runtime import deployment, flow_run
@@ -72,7 +73,7 @@ def sweep(**parameters: object) -> SweepResult:
         process = adopt(config)
     except PlatoError as error:
         return _failed(error)
-    with process, stays_running(), tags("plato", config.env_name, config.algorithm):
+    with process, stays_running(), TagsContext(current_tags=set()):  # see `tag_flow_run`
         prunes = config.prune_after_days is not None or config.prune_keep is not None
         if prunes and config.resume is None:  # one is at it already, and the next night is soon enough
             prune_old_sweeps(config.storage_folder, config.prune_after_days, config.prune_keep)

@@ -35,7 +35,12 @@ def sweep_name(parameters: Mapping[str, Any]) -> str:
 
 
 def tag_flow_run(config: SweepConfig, *more: str) -> None:
-    """Adds `plato`, the environment, the algorithm and what else is given to the tags of the current flow run."""
+    """Adds `plato`, the environment, the algorithm and what else is given to the tags of the current flow run.
+
+    Not to its tasks': before one with tags begins, Prefect looks for limits on them, and where another of the run's
+    writes is just under way SQLite refuses that, which Prefect's client tries again after 2 s. Limits on tags would
+    also hold a sweep half-way.
+    """
     if (run_id := flow_run.id) is None:
         return
     tags = sorted({*flow_run.tags, "plato", config.env_name, config.algorithm, *more})

@@ -28,6 +28,8 @@ PREFECT_ENVIRONMENT = {
     "DO_NOT_TRACK": "1",
     # A temporary server on a new database took 16 s on 2 cores; Prefect gives up after 20.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "60",
+    # As in prefect.yaml: a server that stays marks a run Crashed whose signs of life, in seconds, stop coming.
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
     # The flow's log goes to Prefect's UI; the terminal has the live table, and at the end the error itself.
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
@@ -133,9 +135,6 @@ def _start_prefect(log: Path, at_exit: contextlib.ExitStack) -> Callable[[], Non
 
     settings = get_current_settings()
     if settings.api.url is not None or not settings.server.ephemeral.enabled:
-        # As in prefect.yaml: a server that stays marks a run Crashed whose signs of life, in seconds, stop coming.
-        os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "30")
-        refresh_global_settings_context()
         return lambda: None
     from plato_core.prefect_server import TemporaryServer
 

@@ -92,7 +92,7 @@ def test_how_far_it_is_comes_from_the_newest_logs(tmp_path: Path) -> None:
     trained(sweep, 1, 1, 2, attempt="tune-2")
     trained(sweep, 1, attempt="tune-3")  # it was killed before the first result of that attempt
     assert look(sweep).iterations == (4, 2)
-    assert "2-4 of 40" in examine(tmp_path).describe()
+    assert "2-4 of 60" in examine(tmp_path).describe()
 
 
 def test_what_is_not_sent_is_listed_with_how_to_send_it_also_of_a_done_sweep(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_the_plato_preset_is_the_guides() -> None:
 def test_test_local_aims_at_475_on_cartpole_only() -> None:
     cartpole = load_config({"test_local": True}, None, {})
     assert (cartpole.preset, cartpole.stop_reward, cartpole.stop_when) == ("test-local", 475, "first")
-    assert (cartpole.max_iterations, cartpole.time_budget_s) == (40, 300)
+    assert (cartpole.max_iterations, cartpole.time_budget_s) == (60, 300)
     acrobot = load_config({"test_local": True, "env_name": "Acrobot-v1"}, None, {})
     assert acrobot.stop_reward is None
     told = load_config({"test_local": True, "env_name": "Acrobot-v1", "stop_reward": -90}, None, {})

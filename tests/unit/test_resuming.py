@@ -90,7 +90,7 @@ def going_on(storage: Path, max_iterations: int) -> SweepConfig:
 
 
 def test_of_two_that_go_on_with_a_sweep_the_second_touches_nothing(storage: Path) -> None:
-    first, second = going_on(storage, 40), going_on(storage, 80)
+    first, second = going_on(storage, 60), going_on(storage, 80)
     with process.SweepProcess(first, at_once=False) as winner:
         before = (winner.sweep_dir / folder.CONFIG_NAME).read_text()
         with pytest.raises(ConfigError, match=f"sweep {OLD} is still running"):
@@ -110,7 +110,7 @@ def test_a_sweep_that_lost_its_parent_has_a_new_one_when_its_own_process_has_end
 
 
 def test_a_sweeps_process_is_no_parent_when_its_parent_is_killed(storage: Path) -> None:
-    with process.SweepProcess(going_on(storage, 40)) as running:
+    with process.SweepProcess(going_on(storage, 60)) as running:
         assert running._child is not None
         os.kill(running._child.pid, signal.SIGSTOP)
         assert folder.has_parent(running.sweep_dir)
@@ -122,7 +122,7 @@ def test_a_process_that_was_started_ahead_in_vain_gives_the_sweep_back(
     storage: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process.SweepProcess, "_start", lambda self: None)
-    executions.prepare(going_on(storage, 50))
+    executions.prepare(going_on(storage, 70))
     with executions.adopt(going_on(storage, 80)) as adopted:
         assert adopted.config.max_iterations == 80
     executions.prepare(going_on(storage, 80))
@@ -151,7 +151,7 @@ def test_a_sweep_goes_on_in_the_folder_where_it_is_now(storage: Path, tmp_path_f
 
 def test_a_larger_budget_may_be_given_and_a_smaller_one_not(storage: Path) -> None:
     assert resumed_config(storage / OLD, {"max_iterations": 80}).max_iterations == 80
-    with pytest.raises(ConfigError, match="max_iterations: 10 is less than the 40"):
+    with pytest.raises(ConfigError, match="max_iterations: 10 is less than the 60"):
         resumed_config(storage / OLD, {"max_iterations": 10})
 
 
