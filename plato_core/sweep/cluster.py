@@ -18,8 +18,10 @@ from plato_core.aml import jobrun
 from plato_core.config import SweepConfig
 from plato_core.config_machine import available_cpus
 from plato_core.errors import SweepError
+from plato_core.sweep import forkserver
 from plato_core.sweep.channel import emit
 from plato_core.sweep.events import Phase
+from plato_core.sweep.forkserver import ForkServer
 from plato_core.sweep.nodes import check_nodes
 from plato_core.sweep.packing import Node, Packing, pack
 
@@ -55,6 +57,8 @@ def connect(config: SweepConfig, temp_dir: Path, sweep_dir: Path) -> None:
             emit(Phase(text=f"looking at {len(nodes)} Ray nodes"))
             check_nodes(nodes, sweep_dir)
         return
+    if forkserver.available():
+        quiet["runtime_env"] = {"py_executable": ForkServer(temp_dir).python}
     ray.init(
         address="local",
         num_cpus=config.num_cpus or available_cpus(),

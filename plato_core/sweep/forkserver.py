@@ -1,0 +1,138 @@
+"""Processes for trials that have what takes longest to import before they begin: forks of one that imports it once.
+
+torch and what RLlib needs beside it take some 2.5 s of CPU a process, and 100 MB that forks share. Ray starts its
+workers by a command of ours (`forkclient.py`), which has this server fork one instead. Nothing of Ray is imported here:
+its state does not outlive a fork. For a Ray of this machine, on Linux, without GPUs: CUDA does not outlive one either.
+
+As a program, `python -m plato_core.sweep.forkserver SOCKET`, it is the server; it ends with its standard input.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import importlib
+import json
+import os
+import runpy
+import select
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from plato_core.sweep import forkclient
+
+# What of a trial's imports starts no thread and reads nothing of Ray.
+MODULES = ("torch", "torch._dynamo", "gymnasium", "scipy.signal", "scipy.special", "scipy.stats", "sympy")
+_BACKLOG = 128
+_SERVERS: list[ForkServer] = []
+
+
+class ForkServer:
+    """The server's process, which ends with this one. It begins to import at once; whoever asks meanwhile waits.
+
+    Args:
+        folder: For its socket; a short path, since a socket's may have 107 characters.
+
+    Attributes:
+        process: The server.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._socket = folder / "fork"
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(str(self._socket))
+            listening.listen(_BACKLOG)
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "plato_core.sweep.forkserver", str(listening.fileno())],
+                stdin=subprocess.PIPE,
+                pass_fds=[listening.fileno()],
+            )
+        _SERVERS.append(self)  # its standard input is open for as long as anything refers to it
+
+    @property
+    def python(self) -> str:
+        """The command that stands in for the Python of Ray's workers."""
+        # Without the site's packages it takes 20 ms to start.
+        return shlex.join([sys.executable, "-I", "-S", forkclient.__file__, str(self._socket)])
+
+
+def available() -> bool:
+    """Returns whether processes may be forked on this machine."""
+    return sys.platform == "linux" and not Path("/dev/nvidiactl").exists() and not Path("/dev/kfd").exists()
+
+
+def main() -> None:
+    """Serves on the listening socket whose descriptor is the first argument."""
+    for name in MODULES:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how they ended
+    with socket.socket(fileno=int(sys.argv[1])) as listening:
+        while True:
+            ready, _, _ = select.select([listening, sys.stdin], [], [])
+            if sys.stdin in ready:
+                return
+            connection, _ = listening.accept()
+            request, files = _receive(connection)
+            if request is not None and os.fork() == 0:
+                listening.close()
+                _become(request, files, connection)
+            for file in files:
+                os.close(file)
+            connection.close()
+
+
+def _receive(connection: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
+    """Returns what a client asks for, and its standard streams; None from one that is gone."""
+    files = array.array("i")
+    text = b""
+    with contextlib.suppress(OSError):
+        connection.settimeout(10.0)
+        while not text.endswith(b"\n"):
+            part, ancillary, _, _ = connection.recvmsg(1 << 16, socket.CMSG_SPACE(3 * files.itemsize))
+            for level, kind, data in ancillary:
+                if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                    files.frombytes(data)
+            if not part:
+                return None, list(files)
+            text += part
+    return (json.loads(text) if text.endswith(b"\n") else None), list(files)
+
+
+def _become(request: dict[str, Any], files: list[int], connection: socket.socket) -> None:
+    """Makes this process what the client asked for; its connection stays open for as long as it lives."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    code = 1
+    try:
+        connection.send(b"+")
+        with contextlib.suppress(OSError):
+            os.setpgid(0, request["group"])  # Ray ends a worker's whole group
+        for number, file in enumerate(files):
+            os.dup2(file, number)
+            os.close(file)
+        sys.stdin = open(0)  # noqa: SIM115
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+        os.environ.clear()
+        os.environ.update(request["environment"])
+        os.chdir(request["folder"])
+        sys.argv = request["arguments"]
+        sys.path[0] = str(Path(sys.argv[0]).parent)
+        runpy.run_path(sys.argv[0], run_name="__main__")
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    main()
