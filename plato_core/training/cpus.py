@@ -36,7 +36,7 @@ class CpuPlaces:
     Args:
         folder: For the files; the same for all who share.
         cpus: Number of places.
-        patience_s: How long one waits at most, in seconds.
+        patience_s: How long one waits at most, in seconds; longer where an iteration takes as long.
     """
 
     def __init__(self, folder: Path, cpus: int, patience_s: float = PATIENCE_S) -> None:
@@ -44,6 +44,7 @@ class CpuPlaces:
         self._places = [self._open(folder / f"cpu-{number}.lock") for number in range(cpus)]
         self._turnstile = self._open(folder / "cpu-next.lock")
         self._without = 0
+        self._longest_s = 0.0
 
     @contextlib.contextmanager
     def place(self) -> Iterator[None]:
@@ -62,6 +63,7 @@ class CpuPlaces:
                 fcntl.flock(place, fcntl.LOCK_UN)
             if place is None or busy < BUSY * taken:
                 self._without = LOOK_AGAIN
+            self._longest_s = max(self._longest_s, taken)
 
     def close(self) -> None:
         """Closes the files."""
@@ -72,7 +74,8 @@ class CpuPlaces:
     def _take(self) -> int | None:
         fcntl.flock(self._turnstile, fcntl.LOCK_EX)
         try:
-            ends = time.monotonic() + self._patience_s
+            # A place comes free within an iteration, and others take about as long as one's own.
+            ends = time.monotonic() + max(self._patience_s, 3 * self._longest_s)
             while time.monotonic() < ends:
                 for place in self._places:
                     if _locked(place):

@@ -107,6 +107,19 @@ def test_a_trial_that_hangs_with_its_place_does_not_hold_up_the_others(tmp_path:
     assert then < 0.2
 
 
+def test_where_an_iteration_is_long_others_wait_for_it_longer(tmp_path: Path) -> None:
+    long, other = CpuPlaces(tmp_path, 1), CpuPlaces(tmp_path, 1, patience_s=0.05)
+    with other.place():
+        _work(0.3)
+
+    with long.place():
+        began = time.monotonic()
+        with other.place():
+            waited = time.monotonic() - began
+
+    assert waited >= 0.9
+
+
 def test_a_trial_that_waits_for_a_simulator_elsewhere_keeps_no_cpu_from_the_others(tmp_path: Path) -> None:
     places = CpuPlaces(tmp_path, 1)
     with places.place():
