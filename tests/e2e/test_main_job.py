@@ -132,7 +132,7 @@ def test_the_parent_run_records_what_was_run_and_how_it_ended(
     assert params["seed"] == "1"
     assert params["env_name"] == "CartPole-v1"
     assert params["stop_reward"] == "475.0"
-    assert params["hyperparameters.train_batch_size"] == "4096"
+    assert params["hyperparameters.train_batch_size"] == "2048"
     assert "mutations.lr" in params
     assert tags["plato.seed"] == "1"
     assert {f"plato.version.{name}" for name in ("ray", "mlflow", "prefect", "torch", "python")} <= set(tags)

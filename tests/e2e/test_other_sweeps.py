@@ -149,7 +149,7 @@ def test_a_prefect_server_shows_the_flow_run_and_its_tasks(served: tuple[Script,
         f"write the summary of {sweep_id}": "Completed",
     }
     assert len(tasks) == 5
-    assert all({"plato", "PPO", "CartPole-v1"} == set(task["tags"]) for task in tasks)
+    assert all(task["tags"] == [] for task in tasks), "limits on tags would hold a sweep half-way"
     assert set(run["parameters"]) == set(SweepConfig.model_fields)
     given = {name: run["parameters"][name] for name in ("env_name", "seed", "num_tune_samples", "max_iterations")}
     assert given == {"env_name": "CartPole-v1", "seed": 3, "num_tune_samples": 2, "max_iterations": 4}

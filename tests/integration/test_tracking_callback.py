@@ -298,7 +298,8 @@ def _killed(folder: Path, uri: str, parent: ParentRun, trial: Trial) -> Path:
     deadline = time.monotonic() + 30
     while callback.writer.summary().pending_ops and time.monotonic() < deadline:
         time.sleep(0.02)
-    shutil.copytree(callback.spool_dir, folder / "killed" / "tracking")  # what is on the disk at any moment
+    # What is on the disk at any moment; what is being written comes and goes.
+    shutil.copytree(callback.spool_dir, folder / "killed" / "tracking", ignore=shutil.ignore_patterns("*.partial"))
     assert callback.drain(30).complete
     return folder / "killed"
 
