@@ -402,7 +402,7 @@ class Crowded(Listening):
 def test_where_nodes_lack_room_trials_take_turns_and_each_comes_to_its_end(
     small_ray: None, tmp_path: Path, asks: Path
 ) -> None:
-    alone = Packing(slots=2, resident=2, cpus_per_trial=2.0, gpus_per_trial=0.0)
+    alone = Packing(slots=4, resident=2, cpus_per_trial=4.0, gpus_per_trial=0.0)
     swept = sweep(config(asks, max_iterations=4), tmp_path / "sweep", alone, listening=Crowded())
     assert [iterations(results) for results in swept.results.values()] == [[1, 2, 3, 4]] * 2
     assert [iterations(on_disk(swept, name)) for name in swept.results] == [[1, 2, 3, 4]] * 2
