@@ -15,7 +15,10 @@ import ray  # noqa: E402
 
 @pytest.fixture(scope="module")
 def small_ray() -> Iterator[None]:
-    """A Ray of four CPUs, so that trials of tests that share them need not wait for one another. Of one module, since other modules start a Ray of their own kind."""
+    """A Ray of four CPUs, so that four trials need not wait for one another.
+
+    Of one module, since other modules start a Ray of their own kind.
+    """
     ray.shutdown()  # RLlib starts a Ray by itself where a test before this one built an algorithm without
     ray.init(
         address="local",

@@ -76,7 +76,7 @@ class Listening(tune.Callback):
 
 def packed(population: int, resident: int | None = None) -> Packing:
     resident = resident or population
-    return Packing(slots=2, resident=resident, cpus_per_trial=2 / resident, gpus_per_trial=0.0)
+    return Packing(slots=4, resident=resident, cpus_per_trial=4 / resident, gpus_per_trial=0.0)  # of `small_ray`
 
 
 def sweep(

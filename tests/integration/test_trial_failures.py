@@ -132,9 +132,7 @@ def test_trials_start_again_where_they_stood_or_fail_alone(
     vars(STATE).update(vars(StopState()))
     channel._go = Go(tracking_uri=uri, experiment_id=parent.experiment_id, parent_run_id=parent.run_id)
     channel._go_came.set()
-    settings = config(asks, num_tune_samples=3)
-    # A CPU each: they wait for one another, which trials that share CPUs could not.
-    packing = Packing(slots=3, resident=3, cpus_per_trial=1.0, gpus_per_trial=0.0)
+    settings, packing = config(asks, num_tune_samples=3), packed(3)  # a CPU each: they wait for one another
     target = Target(
         tracking_uri=uri,
         experiment_id=parent.experiment_id,
