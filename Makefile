@@ -50,6 +50,7 @@ bench: setup peers
 	$(BIN)/python benchmarks/main_job.py --rounds 3 --sides stock sb3 ours --peers $(PEERS)/bin/python
 	$(BIN)/python benchmarks/main_job.py --rounds 3 --sides stock sb3 ours --peers $(PEERS)/bin/python --stop-when first
 	$(BIN)/python benchmarks/efficiency.py
+	$(BIN)/python benchmarks/cpu_places.py
 	$(BIN)/python benchmarks/start_up.py
 	$(BIN)/python benchmarks/tracking_loop.py
 	$(BIN)/python benchmarks/result_throughput.py

@@ -1,8 +1,7 @@
 """A CPU for each trial that trains, where more trials than CPUs are resident: the others wait between two iterations.
 
 Left to the operating system, processes that share a CPU change every few milliseconds, and each finds its data gone
-from the CPU's caches: four trials on two CPUs (the preset test-local, Linux 6.18) train 5 700 to 7 200 steps a second
-of CPU time, two at a time 8 200 to 8 500.
+from the CPU's caches. What that costs depends on the machine: `benchmarks/cpu_places.py`.
 """
 
 from __future__ import annotations
