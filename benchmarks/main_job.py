@@ -162,12 +162,12 @@ def differences(options: argparse.Namespace) -> list[str]:
         settings,
         ends,
         "ours: the mean return is over the last 20 episodes or more; the stock's is RLlib's value of one iteration",
-        "ours: a fresh PREFECT_HOME each time, so Prefect makes its database anew; the stock sweep has no Prefect",
+        "ours: a fresh PREFECT_HOME each time, with a copy of the database that set-up made; the stock sweep has none",
         "ours: fit time counts from the moment at which trials may train; Ray and the trials' processes load while "
         "Prefect and MLflow start. The stock's counts from Tuner.fit on. The wall time has it all, on both sides",
         "efficiency: training seconds x CPUs allotted, over slots x fit seconds. It says how much of the time trials "
-        "were training, not how busy the CPUs were: ours keeps all trials resident on shared CPUs, and a trial's "
-        "seconds include its waits for the others. Steps per fit second show the work done",
+        "were training, not how busy the CPUs were: a trial of ours that shares CPUs is allotted one while it trains; "
+        "its waits for its turn do not count. Steps per fit second show the work done",
         "stock: an exploited trial goes on from its donor's iteration and training time, and both are summed up so; "
         "its environment steps are iterations x 2048",
         "sb3: rl_zoo3's tuned settings; trials are not perturbed but sampled, and there is no tracking but Optuna's "

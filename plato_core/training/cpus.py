@@ -68,7 +68,6 @@ class CpuPlaces:
         """Closes the files."""
         for file in (*self._places, self._turnstile):
             os.close(file)
-        self._places = []
 
     def _take(self) -> int | None:
         fcntl.flock(self._turnstile, fcntl.LOCK_EX)
