@@ -22,9 +22,10 @@ from plato_core.aml import jobrun
 from plato_core.config import SweepConfig
 from plato_core.errors import PlatoError
 from plato_core.report.text import counted
-from plato_core.sweep import channel, folder
+from plato_core.sweep import channel, folder, forkserver
 from plato_core.sweep.environment import prepare_environment
 from plato_core.sweep.events import Failed, Phase, SweepEnded
+from plato_core.sweep.forkserver import ForkServer
 from plato_core.sweep.protocol import Prepare
 
 if TYPE_CHECKING:
@@ -71,7 +72,10 @@ def main() -> int:
 def _run(prepare: Prepare) -> int:
     config, sweep_dir = SweepConfig.from_flow_parameters(prepare.config), Path(prepare.sweep_dir)
     channel.emit(Phase(text="loading Ray"))
-    prepare_environment(local=config.ray_address is None)
+    local = config.ray_address is None
+    prepare_environment(local=local)
+    # At once: it imports for as long as this process and Ray take to start.
+    forks = ForkServer(Path(prepare.ray_temp_dir)) if local and forkserver.available() else None
     from plato_core.sweep import population, runner
     from plato_core.sweep.past import past
     from plato_core.sweep.stopping import STATE
@@ -85,7 +89,7 @@ def _run(prepare: Prepare) -> int:
             fitted = runner.Fitted(fit_s=0.0, training_slot_s=0.0, slots=0)
             tracking.end_before(population.ended_before(config, sweep_dir, []))
         else:
-            fitted = _train(config, prepare, tracking)
+            fitted = _train(config, prepare, tracking, forks)
         folder.record_end(sweep_dir, "stopped" if STATE.cancelled else "finished")
     finally:
         # Also of a sweep that failed: its runs must not stay RUNNING, and its errors are in their tags.
@@ -106,7 +110,7 @@ def _run(prepare: Prepare) -> int:
     return STOPPED if STATE.cancelled else 0
 
 
-def _train(config: SweepConfig, prepare: Prepare, tracking: SweepTrackingCallback) -> Fitted:
+def _train(config: SweepConfig, prepare: Prepare, tracking: SweepTrackingCallback, forks: ForkServer | None) -> Fitted:
     from plato_core.sweep import cluster, footprint, population, runner
     from plato_core.sweep.past import past
     from plato_core.sweep.spent import read_spent_s
@@ -115,7 +119,7 @@ def _train(config: SweepConfig, prepare: Prepare, tracking: SweepTrackingCallbac
     sweep_dir = Path(prepare.sweep_dir)
     channel.emit(Phase(text="starting Ray"))
     with jobrun.hidden():  # Ray's processes, which start now, do not track
-        cluster.connect(config, Path(prepare.ray_temp_dir), sweep_dir)
+        cluster.connect(config, Path(prepare.ray_temp_dir), sweep_dir, forks)
     signal.signal(signal.SIGTERM, _on_sigterm)  # Ray has just taken it
     packing = footprint.plan(config, prepare.sweep_id)
     configs = population.trial_configs(config, prepare.sweep_id, packing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -18,7 +19,6 @@ from plato_core.aml import jobrun
 from plato_core.config import SweepConfig
 from plato_core.config_machine import available_cpus
 from plato_core.errors import SweepError
-from plato_core.sweep import forkserver
 from plato_core.sweep.channel import emit
 from plato_core.sweep.events import Phase
 from plato_core.sweep.forkserver import ForkServer
@@ -33,13 +33,14 @@ _HEAD_WITHIN_S = 10.0
 _LOOK_S = 1.0
 
 
-def connect(config: SweepConfig, temp_dir: Path, sweep_dir: Path) -> None:
+def connect(config: SweepConfig, temp_dir: Path, sweep_dir: Path, forks: ForkServer | None = None) -> None:
     """Starts a Ray of this machine, or connects to the cluster that the config names and waits for its nodes.
 
     Args:
         config: Names the cluster, or the CPUs and GPUs of the local Ray.
         temp_dir: Where a local Ray keeps its session; a short path, since sockets in it may have 107 characters.
         sweep_dir: The sweep's folder, which every node of a cluster has to see.
+        forks: What a local Ray's processes of trials are forked from.
 
     Raises:
         SweepError: The cluster does not answer, has too few nodes after the time that the config gives it, or one
@@ -57,17 +58,16 @@ def connect(config: SweepConfig, temp_dir: Path, sweep_dir: Path) -> None:
             emit(Phase(text=f"looking at {len(nodes)} Ray nodes"))
             check_nodes(nodes, sweep_dir)
         return
-    if forkserver.available():
-        quiet["runtime_env"] = {"py_executable": ForkServer(temp_dir).python}
-    ray.init(
-        address="local",
-        num_cpus=config.num_cpus or available_cpus(),
-        num_gpus=None if config.num_gpus is None else math.ceil(config.num_gpus),
-        include_dashboard=False,
-        object_store_memory=OBJECT_STORE_BYTES,
-        _temp_dir=str(temp_dir),
-        **quiet,
-    )
+    with contextlib.nullcontext() if forks is None else forks.in_place_of_python():
+        ray.init(
+            address="local",
+            num_cpus=config.num_cpus or available_cpus(),
+            num_gpus=None if config.num_gpus is None else math.ceil(config.num_gpus),
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            _temp_dir=str(temp_dir),
+            **quiet,
+        )
 
 
 def wait_for_head(address: str, limit_s: float) -> None:

@@ -1,7 +1,7 @@
-"""Stands in for Python where Ray starts a worker: has `forkserver.py` fork one, and ends when that does.
+"""Stands in for Python where Ray starts its processes: has `forkserver.py` fork a worker, and ends when that does.
 
 As a program, `python -I -S forkclient.py SOCKET [OPTION...] SCRIPT ARGUMENT...`; it has the standard library alone.
-Where no server answers, it becomes the Python that it stands in for.
+For anything else than a worker, and where no server answers, it becomes the Python that it stands in for.
 """
 
 import json
@@ -11,12 +11,20 @@ import sys
 
 # The server may be importing still, on a busy machine.
 _TIMEOUT_S = 60.0
+_WORKER = "default_worker.py"
 
 
 def main() -> None:
-    """Asks the server for a fork and waits for its end."""
+    """Asks the server for a fork if that is what Ray wants, and waits for its end; else becomes Python."""
     address, *command = sys.argv[1:]
-    arguments = command[next(i for i, word in enumerate(command) if not word.startswith("-")) :]
+    at = next((i for i, word in enumerate(command) if not word.startswith("-")), len(command))
+    if at < len(command) and os.path.basename(command[at]) == _WORKER and _forked(address, command[at:]):
+        return
+    os.execv(sys.executable, [sys.executable, *command])
+
+
+def _forked(address: str, arguments: list[str]) -> bool:
+    """Returns whether the server forked a worker, which has then ended."""
     request = {
         "arguments": arguments,
         "environment": dict(os.environ),
@@ -36,8 +44,7 @@ def main() -> None:
         if began:
             connection.settimeout(None)
             connection.recv(1)  # there is nothing more: it ends when the worker has
-            return
-    os.execv(sys.executable, [sys.executable, *command])
+    return bool(began)
 
 
 if __name__ == "__main__":

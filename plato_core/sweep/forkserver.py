@@ -1,8 +1,9 @@
 """Processes for trials that have what takes longest to import before they begin: forks of one that imports it once.
 
-torch and what RLlib needs beside it take some 2.5 s of CPU a process, and 100 MB that forks share. Ray starts its
-workers by a command of ours (`forkclient.py`), which has this server fork one instead. Nothing of Ray is imported here:
-its state does not outlive a fork. For a Ray of this machine, on Linux, without GPUs: CUDA does not outlive one either.
+torch and what RLlib needs beside it take some 3 s of CPU a process, and 130 MB that forks share. What a Ray that is
+started takes for Python is a command of ours (`forkclient.py`), which has this server fork its workers. Nothing of Ray
+is imported here: it reads what it is told of its job when it is loaded. For a Ray of this machine, on Linux, without
+GPUs: CUDA does not outlive a fork either.
 
 As a program, `python -m plato_core.sweep.forkserver SOCKET`, it is the server; it ends with its standard input.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -21,13 +23,19 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from plato_core.sweep import forkclient
 
-# What of a trial's imports starts no thread and reads nothing of Ray.
-MODULES = ("torch", "torch._dynamo", "gymnasium", "scipy.signal", "scipy.special", "scipy.stats", "sympy")
+# What Ray, Tune, RLlib and an optimizer of torch import that is not of Ray; the largest first.
+MODULES = (
+    *("torch", "torch._dynamo", "gymnasium.wrappers", "pandas", "pyarrow.fs", "pydantic", "requests", "jsonschema"),
+    *("google.protobuf.json_format", "google.protobuf.timestamp_pb2", "rich.console", "rich.pretty", "rich.table"),
+    *("fsspec", "yaml", "absl.logging", "tree", "tqdm", "wcwidth", "filelock", "lz4.frame", "msgpack", "psutil"),
+    *("cloudpickle", "packaging.version", "anyio", "starlette.types", "pdb", "importlib.metadata"),
+)
 _BACKLOG = 128
 _SERVERS: list[ForkServer] = []
 
@@ -43,9 +51,13 @@ class ForkServer:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._socket = folder / "fork"
+        address, self._python = folder / "fork", folder / "python"
+        # Without the site's packages it takes 20 ms to start.
+        client = shlex.join([sys.executable, "-I", "-S", forkclient.__file__, str(address)])
+        self._python.write_text(f'#!/bin/sh\nexec {client} "$@"\n')
+        self._python.chmod(0o700)
         with socket.socket(socket.AF_UNIX) as listening:
-            listening.bind(str(self._socket))
+            listening.bind(str(address))
             listening.listen(_BACKLOG)
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "plato_core.sweep.forkserver", str(listening.fileno())],
@@ -54,11 +66,18 @@ class ForkServer:
             )
         _SERVERS.append(self)  # its standard input is open for as long as anything refers to it
 
-    @property
-    def python(self) -> str:
-        """The command that stands in for the Python of Ray's workers."""
-        # Without the site's packages it takes 20 ms to start.
-        return shlex.join([sys.executable, "-I", "-S", forkclient.__file__, str(self._socket)])
+    @contextlib.contextmanager
+    def in_place_of_python(self) -> Iterator[None]:
+        """While it lasts, a Ray that is started takes the command for Python.
+
+        Ray's own setting for that, a runtime environment's `py_executable`, has every worker started by a Python that
+        imports Ray (0.5 s of CPU), and makes the workers that Ray starts beforehand useless.
+        """
+        python, sys.executable = sys.executable, str(self._python)
+        try:
+            yield
+        finally:
+            sys.executable = python
 
 
 def available() -> bool:
@@ -71,6 +90,8 @@ def main() -> None:
     for name in MODULES:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # a collector that looks at what is shared would copy it
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how they ended
     with socket.socket(fileno=int(sys.argv[1])) as listening:
         while True:

@@ -46,8 +46,12 @@ class CpuPlaces:
         self._longest_s = 0.0
 
     @contextlib.contextmanager
-    def place(self) -> Iterator[None]:
-        """Waits for a place, and keeps it for as long as the block runs."""
+    def place(self, judged: bool = True) -> Iterator[None]:
+        """Waits for a place, and keeps it for as long as the block runs.
+
+        Args:
+            judged: Whether the block is an iteration, whose use of the CPU says whether the next ones need a place.
+        """
         if self._without:
             self._without -= 1
             yield
@@ -60,9 +64,10 @@ class CpuPlaces:
             taken, busy = time.monotonic() - began, _busy_s() - busy
             if place is not None:
                 fcntl.flock(place, fcntl.LOCK_UN)
-            if place is None or busy < BUSY * taken:
-                self._without = LOOK_AGAIN
-            self._longest_s = max(self._longest_s, taken)
+            if judged:
+                if place is None or busy < BUSY * taken:
+                    self._without = LOOK_AGAIN
+                self._longest_s = max(self._longest_s, taken)
 
     def close(self) -> None:
         """Closes the files."""

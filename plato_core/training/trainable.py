@@ -55,7 +55,8 @@ class AlgorithmTrainable(tune.Trainable):
         self._start(config)
 
     def _start(self, config: dict[str, Any]) -> None:
-        with self._place():
+        # An algorithm that is built may wait for a cold disk; its iterations need a CPU all the same.
+        with self._place(judged=False):
             self._build(config)
 
     def _build(self, config: dict[str, Any]) -> None:
@@ -206,8 +207,8 @@ class AlgorithmTrainable(tune.Trainable):
         if self._places is not None:
             self._places.close()
 
-    def _place(self) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext() if self._places is None else self._places.place()
+    def _place(self, judged: bool = True) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self._places is None else self._places.place(judged)
 
     @property
     def counters(self) -> Counters:

@@ -3,7 +3,6 @@
 import json
 import os
 import select
-import shlex
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from plato_core.sweep.forkserver import ForkServer, available
 
 pytestmark = pytest.mark.skipif(not available(), reason="no forks on this machine")
 
+WORKER = "default_worker.py"  # what Ray's is called
 TELLING = """
 import json, os, sys
 print(json.dumps({
@@ -45,8 +45,10 @@ def server(folder: Path) -> Iterator[ForkServer]:
 
 
 def _run(server: ForkServer, script: Path, *arguments: str, cwd: Path) -> subprocess.Popen[str]:
+    with server.in_place_of_python():
+        python = sys.executable
     return subprocess.Popen(
-        [*shlex.split(server.python), "-u", str(script), *arguments],
+        [python, "-u", str(script), *arguments],
         cwd=cwd,
         env=os.environ | {"OF_THE_CLIENT": "yes"},
         stdin=subprocess.PIPE,
@@ -63,7 +65,7 @@ def _told(process: subprocess.Popen[str]) -> dict[str, object]:
 
 
 def test_a_fork_is_what_python_would_be_and_has_torch_already(server: ForkServer, folder: Path, tmp_path: Path) -> None:
-    script = folder / "telling.py"
+    script = folder / WORKER
     script.write_text(TELLING)
 
     told = _told(_run(server, script, "--one", "two", cwd=tmp_path))
@@ -83,7 +85,7 @@ def test_a_fork_is_what_python_would_be_and_has_torch_already(server: ForkServer
 
 
 def test_an_error_is_shown_where_python_would_show_it(server: ForkServer, folder: Path, tmp_path: Path) -> None:
-    script = folder / "failing.py"
+    script = folder / WORKER
     script.write_text("raise ValueError('no such thing')")
 
     _, err = _run(server, script, cwd=tmp_path).communicate(timeout=60)
@@ -92,7 +94,7 @@ def test_an_error_is_shown_where_python_would_show_it(server: ForkServer, folder
 
 
 def test_who_stands_in_ends_when_the_fork_is_killed(server: ForkServer, folder: Path, tmp_path: Path) -> None:
-    script = folder / "waiting.py"
+    script = folder / WORKER
     script.write_text("import os, time; print(os.getpid(), flush=True); time.sleep(300)")
     process = _run(server, script, cwd=tmp_path)
     assert process.stdout is not None
@@ -104,11 +106,15 @@ def test_who_stands_in_ends_when_the_fork_is_killed(server: ForkServer, folder: 
     process.communicate(timeout=10)
 
 
-def test_without_a_server_it_is_python(server: ForkServer, folder: Path, tmp_path: Path) -> None:
-    script = folder / "telling.py"
+@pytest.mark.parametrize(("name", "served"), [(WORKER, False), ("telling.py", False), ("telling.py", True)])
+def test_without_a_server_and_for_anything_else_it_is_python(
+    server: ForkServer, folder: Path, tmp_path: Path, name: str, served: bool
+) -> None:
+    script = folder / name
     script.write_text(TELLING)
-    server.process.kill()
-    server.process.wait()
+    if not served:
+        server.process.kill()
+        server.process.wait()
 
     process = _run(server, script, cwd=tmp_path)
     told = _told(process)
@@ -133,10 +139,13 @@ def test_rays_workers_are_forks_and_one_that_dies_is_followed_by_another(server:
         def told(self) -> tuple[int, int]:
             return os.getpid(), os.getppid()
 
-    ray.init(
-        address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=2**27,
-        _temp_dir=str(folder / "ray"), runtime_env={"py_executable": server.python},
-    )  # fmt: skip
+    python = sys.executable
+    with server.in_place_of_python():
+        ray.init(
+            address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=2**27,
+            _temp_dir=str(folder / "ray"),
+        )  # fmt: skip
+    assert sys.executable == python
     try:
         actor: Any = ray.remote(max_restarts=1, max_task_retries=1, num_cpus=0.5)(Trial)
         trials = [actor.remote() for _ in range(2)]

@@ -137,6 +137,16 @@ def test_a_trial_that_waits_for_a_simulator_elsewhere_keeps_no_cpu_from_the_othe
         assert _free(tmp_path) == 0
 
 
+def test_an_algorithm_that_waits_while_it_is_built_has_a_cpu_for_its_iterations(tmp_path: Path) -> None:
+    places = CpuPlaces(tmp_path, 1)
+    with places.place(judged=False):
+        assert _free(tmp_path) == 0
+        time.sleep(0.2)  # for a cold disk
+
+    with places.place():
+        assert _free(tmp_path) == 0
+
+
 @pytest.mark.parametrize(
     ("cpus", "env_runners", "shares"),
     [(0.5, 0, True), (0.6667, 0, True), (1.0, 0, False), (2.0, 0, False), (0.5, 2, False)],
