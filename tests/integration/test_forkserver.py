@@ -159,3 +159,36 @@ def test_rays_workers_are_forks_and_one_that_dies_is_followed_by_another(server:
 
     assert again[0] != first
     assert again[1] == server.process.pid
+
+
+TUNE = """
+import json, os, sys
+from pathlib import Path
+from plato_core.sweep.environment import prepare_environment
+prepare_environment(local=True)
+from plato_core.sweep.forkserver import ForkServer
+folder = Path(sys.argv[1])
+server = ForkServer(folder)
+import ray
+from plato_core.config import SweepConfig
+from plato_core.sweep import cluster
+cluster.connect(SweepConfig(num_cpus=1, max_iterations=1, mutations={"lr": {"type": "loguniform", "low": 1e-5, "high": 1e-3}}), folder / "ray", folder, server)
+from ray.tune.execution.class_cache import _ActorClassCache
+class Trial:
+    def told(self):
+        return os.getppid(), os.environ.get("PL_DISABLE_FORK"), os.environ.get("RAY_CHDIR_TO_TRIAL_DIR")
+trial = _ActorClassCache().get(Trial).options(num_cpus=0.5).remote()
+print(json.dumps([server.process.pid, ray.get(trial.told.remote(), timeout=90)]))
+ray.shutdown()
+"""
+
+
+def test_the_trials_that_tune_starts_are_forks_and_have_the_variables_that_it_sets(folder: Path) -> None:
+    script = folder / "tune.py"
+    script.write_text(TUNE)
+    command = [sys.executable, str(script), str(folder)]
+    ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=120, check=True)
+
+    server, told = json.loads(ended.stdout.splitlines()[-1])
+
+    assert told == [server, "1", "0"]
