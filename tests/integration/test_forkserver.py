@@ -172,7 +172,9 @@ server = ForkServer(folder)
 import ray
 from plato_core.config import SweepConfig
 from plato_core.sweep import cluster
-cluster.connect(SweepConfig(num_cpus=1, max_iterations=1, mutations={"lr": {"type": "loguniform", "low": 1e-5, "high": 1e-3}}), folder / "ray", folder, server)
+mutations = {"lr": {"type": "loguniform", "low": 1e-5, "high": 1e-3}}
+config = SweepConfig(num_cpus=1, max_iterations=1, mutations=mutations)
+cluster.connect(config, folder / "ray", folder, server)
 from ray.tune.execution.class_cache import _ActorClassCache
 class Trial:
     def told(self):
