@@ -15,6 +15,8 @@ def in_line(tune_controller: TuneController, trained: Callable[[Trial], float]) 
     Ray's own names the one that has trained least until that one runs, and only then the next. So where a trial pauses
     while nobody else is in line, Tune ends its process; the next one asks for a new, which takes seconds to start; and
     before it has, another trial pauses, whose process it takes instead. From then on one of two slots stood idle.
+    The same happens at a sweep's start, where turns are shorter than the start of a process: so a trial whose own is
+    starting does not take another's.
 
     Args:
         tune_controller: As the scheduler is given it.
@@ -29,4 +31,6 @@ def in_line(tune_controller: TuneController, trained: Callable[[Trial], float]) 
     ]
     if not controller._actor_cache.num_cached_objects:  # a paused one would take it before those in line
         waiting = [trial for trial in waiting if trial.status == Trial.PAUSED]
+    starting = set(controller._actor_manager.live_actors) - controller._started_actors
+    waiting = [trial for trial in waiting if controller._trial_to_actor.get(trial) not in starting]
     return min(waiting, key=trained, default=None)

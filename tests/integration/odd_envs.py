@@ -78,3 +78,26 @@ class Fragile(Late):
 
 
 gymnasium.register("Fragile-v0", entry_point=f"{__name__}:Fragile", disable_env_checker=True)
+
+
+class SlowStart(Late):
+    """Takes seconds to be made the first time in a process, but for the first process of all.
+
+    Args:
+        folder: Where processes leave word of themselves.
+        seconds: How long it takes.
+    """
+
+    def __init__(self, folder: str, seconds: float) -> None:
+        super().__init__(length=20)
+        mine = Path(folder) / str(os.getpid())
+        if mine.exists():
+            return
+        mine.touch()
+        try:
+            (Path(folder) / "first").touch(exist_ok=False)
+        except FileExistsError:
+            time.sleep(seconds)
+
+
+gymnasium.register("SlowStart-v0", entry_point=f"{__name__}:SlowStart", disable_env_checker=True)
