@@ -43,13 +43,15 @@ def main() -> None:
     network: Any = {"fcnet_hiddens": [64, 64], "fcnet_activation": "tanh", "vf_share_layers": False}
     config = PPOConfig().environment(ENV_NAME).env_runners(num_env_runners=0, num_envs_per_env_runner=32)
     config.training(
-        lr=4e-3,
+        lr=6e-3,
         train_batch_size_per_learner=2048,
         minibatch_size=512,
-        num_epochs=8,
+        num_epochs=6,
         gamma=0.98,
-        lambda_=0.85,
+        lambda_=0.95,
         clip_param=0.2,
+        vf_clip_param=1e4,
+        kl_coeff=0.0,
         vf_loss_coeff=0.5,
         grad_clip=0.5,
     )

@@ -27,7 +27,7 @@ def turns(folder: Path, settings: Path) -> dict[str, Any]:
     import ray
 
     from plato_core.config_sources import load_config
-    from plato_core.sweep import channel, cluster, packing, population, runner
+    from plato_core.sweep import channel, cluster, forkserver, packing, population, runner
     from plato_core.sweep.protocol import Go
     from plato_core.tracking.client import make_client
 
@@ -40,7 +40,8 @@ def turns(folder: Path, settings: Path) -> dict[str, Any]:
     # As the parent process would say it.
     channel._go = Go(tracking_uri=config.store_uri, experiment_id=experiment, parent_run_id=run_id)
     channel._go_came.set()
-    cluster.connect(config, folder / "ray", sweep_dir)
+    forks = forkserver.ForkServer(folder) if forkserver.available(folder) else None
+    cluster.connect(config, folder / "ray", sweep_dir, forks)
     cluster.available_memory = lambda: SLOTS * packing.PROCESS_BYTES / packing.MEMORY_FRACTION
     packed = cluster.plan(config, packing.PROCESS_BYTES)
     configs = population.trial_configs(config, sweep_dir.name, packed)

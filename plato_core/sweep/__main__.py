@@ -75,7 +75,8 @@ def _run(prepare: Prepare) -> int:
     local = config.ray_address is None
     prepare_environment(local=local)
     # At once: it imports for as long as this process and Ray take to start.
-    forks = ForkServer(Path(prepare.ray_temp_dir)) if local and forkserver.available() else None
+    ray_temp_dir = Path(prepare.ray_temp_dir)
+    forks = ForkServer(ray_temp_dir) if local and forkserver.available(ray_temp_dir) else None
     from plato_core.sweep import population, runner
     from plato_core.sweep.past import past
     from plato_core.sweep.stopping import STATE

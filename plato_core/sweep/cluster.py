@@ -34,14 +34,14 @@ _HEAD_WITHIN_S = 10.0
 _LOOK_S = 1.0
 
 
-def connect(config: SweepConfig, temp_dir: Path, sweep_dir: Path, forks: ForkServer | None = None) -> None:
+def connect(config: SweepConfig, temp_dir: Path, sweep_dir: Path, forks: ForkServer | None) -> None:
     """Starts a Ray of this machine, or connects to the cluster that the config names and waits for its nodes.
 
     Args:
         config: Names the cluster, or the CPUs and GPUs of the local Ray.
         temp_dir: Where a local Ray keeps its session; a short path, since sockets in it may have 107 characters.
         sweep_dir: The sweep's folder, which every node of a cluster has to see.
-        forks: What a local Ray's processes of trials are forked from.
+        forks: What a local Ray's processes of trials are forked from; None where they import for themselves.
 
     Raises:
         SweepError: The cluster does not answer, has too few nodes after the time that the config gives it, or one
@@ -59,8 +59,7 @@ def connect(config: SweepConfig, temp_dir: Path, sweep_dir: Path, forks: ForkSer
             emit(Phase(text=f"looking at {len(nodes)} Ray nodes"))
             check_nodes(nodes, sweep_dir)
         return
-    if forks is not None:
-        _inherit_what_tune_sets()
+    _inherit_what_tune_sets()
     with contextlib.nullcontext() if forks is None else forks.in_place_of_python():
         ray.init(
             address="local",

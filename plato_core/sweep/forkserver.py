@@ -1,11 +1,12 @@
 """Processes for trials that have what takes longest to import before they begin: forks of one that imports it once.
 
 torch and what RLlib needs beside it take some 3 s of CPU a process, and 130 MB that forks share. What a Ray that is
-started takes for Python is a command of ours (`forkclient.py`), which has this server fork its workers. Nothing of Ray
-is imported here: it reads what it is told of its job when it is loaded. For a Ray of this machine, on Linux, without
-GPUs: CUDA does not outlive a fork either.
+started takes for Python is a command of ours (`forkclient.py`), which has this server fork its workers. Ray takes its
+job's id and settings from the environment when it is loaded, so nothing of it is imported here. For a Ray of this
+machine, on Linux, without GPUs: CUDA does not outlive a fork either.
 
-As a program, `python -m plato_core.sweep.forkserver SOCKET`, it is the server; it ends with its standard input.
+As a program, `python -m plato_core.sweep.forkserver DESCRIPTOR`, it is the server, on a socket that listens; it ends
+with its standard input.
 """
 
 from __future__ import annotations
@@ -37,11 +38,12 @@ MODULES = (
     *("cloudpickle", "packaging.version", "anyio", "starlette.types", "pdb", "importlib.metadata"),
 )
 _BACKLOG = 128
-_SERVERS: list[ForkServer] = []
 
 
 class ForkServer:
-    """The server's process, which ends with this one. It begins to import at once; whoever asks meanwhile waits.
+    """The server's process. It begins to import at once; whoever asks meanwhile waits.
+
+    It ends with this process, or where nothing refers to this object any more.
 
     Args:
         folder: For its socket; a short path, since a socket's may have 107 characters.
@@ -64,7 +66,6 @@ class ForkServer:
                 stdin=subprocess.PIPE,
                 pass_fds=[listening.fileno()],
             )
-        _SERVERS.append(self)  # its standard input is open for as long as anything refers to it
 
     @contextlib.contextmanager
     def in_place_of_python(self) -> Iterator[None]:
@@ -80,9 +81,11 @@ class ForkServer:
             sys.executable = python
 
 
-def available() -> bool:
-    """Returns whether processes may be forked on this machine."""
-    return sys.platform == "linux" and not Path("/dev/nvidiactl").exists() and not Path("/dev/kfd").exists()
+def available(folder: Path) -> bool:
+    """Returns whether processes may be forked on this machine, by a command in the folder."""
+    if sys.platform != "linux" or os.statvfs(folder).f_flag & os.ST_NOEXEC:
+        return False
+    return not any(Path(gpu).exists() for gpu in ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg"))
 
 
 def main() -> None:

@@ -15,8 +15,8 @@ def in_line(tune_controller: TuneController, trained: Callable[[Trial], float]) 
     Ray's own names the one that has trained least until that one runs, and only then the next. So where a trial pauses
     while nobody else is in line, Tune ends its process; the next one asks for a new, which takes seconds to start; and
     before it has, another trial pauses, whose process it takes instead. From then on one of two slots stood idle.
-    The same happens at a sweep's start, where turns are shorter than the start of a process: so a trial whose own is
-    starting does not take another's.
+    The same happens at a sweep's start, where turns are shorter than the start of a process: so while others wait, a
+    trial whose own is starting does not take another's.
 
     Args:
         tune_controller: As the scheduler is given it.

@@ -9,11 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
-from product import SHORT_CONFIG, Product, Script, wait_until
+from product import SHORT_CONFIG, Product, Script, marked, wait_until
 from store import statuses, tracked
 from thorough import SOAKED
 
 from plato_core.manifest import read_manifest, verify
+from plato_core.sweep import forkserver
 from plato_core.sweep.folder import read_end
 
 STOP_S = 20.0
@@ -27,6 +28,14 @@ def its_ray_folder(script: Script) -> Path:
             if word.startswith("/tmp/plato-"):
                 return Path(*Path(word).parts[:3])
     raise AssertionError(f"no Ray runs; {script.said}")
+
+
+def forked_trials(script: Script) -> int:
+    """Returns how many processes of trials are forks, or 2 where they cannot be."""
+    if not forkserver.available(Path("/tmp")):
+        return 2
+    [server] = [each for each in marked(script.mark) if each.cmdline()[1:3] == ["-m", "plato_core.sweep.forkserver"]]
+    return sum("ray::" in " ".join(each.cmdline()) for each in server.children())
 
 
 def assert_last_checkpoints(script: Script) -> None:
@@ -64,6 +73,7 @@ def test_a_sweep_that_is_stopped_ends_in_order_and_goes_on(
     script = product.start(*product.short(iterations=6))
     script.wait_for_training()
     assert any("raylet" in line for line in script.left())
+    assert forked_trials(script) == 2
     assert script.listens_on() == {"127.0.0.1"}
     ray_folder = its_ray_folder(script)
     began = time.monotonic()

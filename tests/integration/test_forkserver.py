@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import ray
 
 from plato_core.sweep.forkserver import ForkServer, available
 
-pytestmark = pytest.mark.skipif(not available(), reason="no forks on this machine")
+pytestmark = pytest.mark.skipif(not available(Path("/tmp")), reason="no forks on this machine")
 
 WORKER = "default_worker.py"  # what Ray's is called
 TELLING = """
@@ -125,13 +126,19 @@ def test_without_a_server_and_for_anything_else_it_is_python(
 def test_the_server_ends_with_the_process_that_started_it(folder: Path) -> None:
     script = (
         "import os, sys; from pathlib import Path; from plato_core.sweep.forkserver import ForkServer\n"
-        "print(ForkServer(Path(sys.argv[1])).process.pid, flush=True); os.kill(os.getpid(), 9)"
+        "server = ForkServer(Path(sys.argv[1])); print(server.process.pid, flush=True); os.kill(os.getpid(), 9)"
     )
     out = subprocess.run([sys.executable, "-c", script, str(folder)], stdout=subprocess.PIPE, timeout=60, check=False)
 
     watched = os.pidfd_open(int(out.stdout))  # type: ignore[attr-defined]  # Linux alone has it
     assert select.select([watched], [], [], 30.0)[0]
     os.close(watched)
+
+
+def test_no_command_is_put_where_nothing_may_be_executed(monkeypatch: pytest.MonkeyPatch) -> None:
+    mounted = types.SimpleNamespace(f_flag=os.ST_NOEXEC)  # only an administrator can mount a folder so
+    monkeypatch.setattr(os, "statvfs", lambda folder: mounted)
+    assert not available(Path("/tmp"))
 
 
 def test_rays_workers_are_forks_and_one_that_dies_is_followed_by_another(server: ForkServer, folder: Path) -> None:

@@ -163,7 +163,7 @@ def test_trials_that_take_turns_leave_no_slot_idle(small_ray: None, tmp_path: Pa
     config = _config(
         num_tune_samples=6,
         env_name="odd_envs:SlowStart-v0",
-        env_config={"folder": str(processes), "seconds": 4.0},
+        env_config={"folder": str(processes), "seconds": 2.0},
         hyperparameters={**_config().hyperparameters, "min_time_s_per_iteration": 0.3},
     )
     swept = sweep(config, tmp_path, packed(6, 2), listening=listening)
