@@ -22,8 +22,9 @@ up: setup
 down:
 	@if [ -x $(BIN)/plato ]; then $(BIN)/plato down; else echo "nothing is up: there is no $(VENV)"; fi
 
+# In the order of their names: those of tests/e2e take longest, and at the end both workers have short ones.
 test: lint types
-	$(BIN)/python -m pytest -n 2 --dist loadfile tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests
 
 setup: $(VENV)/.installed
 

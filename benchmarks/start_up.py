@@ -3,6 +3,7 @@
 ::
 
     python benchmarks/start_up.py                # 3 rounds of both, medians
+    python benchmarks/start_up.py --cpu          # instead: ours alone, the CPU time of its processes until then
     python benchmarks/start_up.py --quick        # one round
 
 Ours is `--test-local` by the command that a user types, 4 trials on 2 CPUs, ended after an iteration. Bare is one
@@ -13,6 +14,7 @@ settings. Both end their clock at the first step that any environment takes, and
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -28,6 +30,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
 from first_step import ENV_NAME, FOLDER_VARIABLE
 from running import environment, last_line, machine, say
 
@@ -37,6 +40,15 @@ TARGET = 0.6
 FIRST_STEP = "first step of training"
 # The network and batch of the preset test-local.
 BARE = "bare_start.py"
+# What a process is, by the first of these words that its command line has.
+ROLES = {
+    "plato_core.sweep.forkserver": "imports for all trials",
+    "plato_core.sweep": "the sweep's process",
+    "sweep_and_fetch.py": "the command: Prefect, MLflow",
+    "prefect": "Prefect's server",
+    "Trainable": "trials",
+    "ray": "Ray's own processes",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,6 +56,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _options(argv)
     load = os.getloadavg()[0]
     say(f"{machine()}; load {load:.1f}")
+    if options.cpu:
+        folder = Path(tempfile.mkdtemp(prefix="plato-bench-start-cpu-"))
+        used: dict[str, float] = {}
+        _ours(folder, used)
+        shutil.rmtree(folder, ignore_errors=True)
+        for role, seconds in sorted(used.items(), key=lambda item: -item[1]):
+            print(f"{role:44}{seconds:>8.1f} s of CPU")
+        print(json.dumps({"benchmark": "start_up", "machine": machine(), "cpu_s": used}), flush=True)
+        return 0
     rounds: dict[str, list[dict[str, float]]] = {"bare": [], "ours": []}
     for number in range(1, options.rounds + 1):
         for side, marks_of in (("bare", _bare), ("ours", _ours)):
@@ -86,9 +107,9 @@ def _bare(folder: Path) -> dict[str, float]:
     return marks | {FIRST_STEP: _first(folder, "stepped")["time"] - began}
 
 
-def _ours(folder: Path) -> dict[str, float]:
+def _ours(folder: Path, used: dict[str, float] | None = None) -> dict[str, float]:
     command = [sys.executable, str(ROOT / "flows" / "sweep_and_fetch.py"), "--test-local", "--json", "--seed", "1"]
-    began, lines = _run([*command, "--env-name", ENV_NAME, "--max-iterations", "1", "--num-cpus", "2"], folder)
+    began, lines = _run([*command, "--env-name", ENV_NAME, "--max-iterations", "1", "--num-cpus", "2"], folder, used)
     said = {"sweep of": "config checked, sweep process started", "starting": "Ray started; trials' processes asked for"}
     marks = {}
     for start, name in said.items():
@@ -99,8 +120,13 @@ def _ours(folder: Path) -> dict[str, float]:
     return marks | {FIRST_STEP: _first(folder, "stepped")["time"] - began}
 
 
-def _run(command: Sequence[str], folder: Path) -> tuple[float, list[tuple[float, str]]]:
-    """Runs a command to its end; returns when it began and its lines, each with the time at which it came."""
+def _run(
+    command: Sequence[str], folder: Path, used: dict[str, float] | None = None
+) -> tuple[float, list[tuple[float, str]]]:
+    """Runs a command to its end; returns when it began and its lines, each with the time at which it came.
+
+    Puts into `used`, if that is given, the seconds of CPU until the first step by what a process is.
+    """
     whole = environment()
     own = {"PREFECT_HOME": str(folder / "prefect"), FOLDER_VARIABLE: str(folder)}
     own["PYTHONPATH"] = os.pathsep.join([str(HERE), whole["PYTHONPATH"]])
@@ -117,6 +143,8 @@ def _run(command: Sequence[str], folder: Path) -> tuple[float, list[tuple[float,
 
         reader = threading.Thread(target=read, daemon=True)
         reader.start()
+        if used is not None:
+            used |= _cpu_until_first_step(psutil.Process(process.pid), folder)
         try:
             process.wait(300)
         except subprocess.TimeoutExpired:
@@ -127,6 +155,18 @@ def _run(command: Sequence[str], folder: Path) -> tuple[float, list[tuple[float,
         told = lines[-1][1] if lines else last_line(log)
         raise RuntimeError(f"exit code {process.returncode}: {told}")
     return began, lines
+
+
+def _cpu_until_first_step(command: psutil.Process, folder: Path) -> dict[str, float]:
+    seen: dict[int, tuple[str, float]] = {}
+    while command.is_running() and not any(folder.glob("stepped-*.json")):
+        for process in [command, *command.children(recursive=True)]:
+            with contextlib.suppress(psutil.Error):
+                line, times = " ".join(process.cmdline()), process.cpu_times()
+                role = next((role for word, role in ROLES.items() if word in line), "others")
+                seen[process.pid] = (role, times.user + times.system)
+        time.sleep(0.1)
+    return {role: round(sum(s for r, s in seen.values() if r == role), 1) for role in {r for r, _ in seen.values()}}
 
 
 def _first(folder: Path, what: str) -> dict[str, Any]:
@@ -164,6 +204,7 @@ def _medians(rounds: Sequence[dict[str, float]]) -> dict[str, float]:
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="From the command to the first step of training.")
     parser.add_argument("--rounds", type=int, default=3, help="how often each runs; medians are printed (3)")
+    parser.add_argument("--cpu", action="store_true", help="the CPU time of our processes until the first step")
     parser.add_argument("--quick", action="store_true", help="one round")
     options = parser.parse_args(argv)
     if options.quick:

@@ -179,8 +179,8 @@ def test_a_missing_work_pool_is_named_with_its_command(stack: Stack, tmp_path: P
 def test_a_run_with_other_parameters_completes_and_is_found_by_its_name_and_tags(stack: Stack) -> None:
     done = stack.prefect(
         "deployment", "run", "sweep/local", "--watch",
-        # An episode of Acrobot has up to 500 steps, an iteration 128 in each environment.
-        "-p", "num_tune_samples=2", "-p", "env_name=Acrobot-v1", "-p", "max_iterations=5",
+        # An episode of Acrobot has up to 500 steps, an iteration 64 in each environment.
+        "-p", "num_tune_samples=2", "-p", "env_name=Acrobot-v1", "-p", "max_iterations=9",
         timeout_s=RUN_S,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
