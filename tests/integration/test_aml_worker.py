@@ -18,6 +18,7 @@ from aml_worker_bed import POOL, Bed, GuardedServer, project
 from prefect_server import wait_for
 from thorough import SOAKED, thorough
 
+from plato_core.aml.logcopy import LOG_LABEL
 from plato_core.aml.workspace import Workspace
 
 pytestmark = pytest.mark.timeout(400)
@@ -57,6 +58,8 @@ def test_a_worker_that_was_killed_is_followed_by_the_next(bed: Bed) -> None:
         dead = bed.start(command=f"until test -e {killed}; do sleep 0.1; done; exit 1")
         wait_for(lambda: bed.state_of(run_id) == "Running", "the flow runs")
         wait_for(lambda: "printed by the flow" in said(bed, run_id), "the log is copied")
+        # Killed in between, a worker has its next repeat a line, so as to lose none.
+        wait_for(lambda: _noted(bed, run_id) == _copied(bed, run_id), "what was copied is noted")
         wait_for(lambda: bed.state_of(dead) == "Starting", "the other job runs")
         first.kill()
         first.wait()
@@ -281,6 +284,14 @@ def test_a_workspace_is_found_where_the_sdk_finds_it(tmp_path: Path) -> None:
     found = Workspace.find(tmp_path / "below")
     assert found is not None
     assert found.name == MLClient.from_config(DefaultAzureCredential(), path=tmp_path / "below").workspace_name
+
+
+def _copied(bed: Bed, run_id: str) -> int:
+    return sum(entry["name"] == "azure-ml.job" for entry in bed.log_of(run_id))
+
+
+def _noted(bed: Bed, run_id: str) -> int:
+    return int(bed.run(run_id)["labels"].get(LOG_LABEL, "0").rpartition(":")[2])
 
 
 def said(bed: Bed, run_id: str) -> list[str]:
