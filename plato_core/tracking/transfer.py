@@ -134,7 +134,8 @@ def stored_manifest(repository: "ArtifactRepository", folder: str) -> Manifest |
         return None
     with tempfile.TemporaryDirectory(prefix="plato-manifest-") as local:
         try:
-            return read_manifest(Path(repository.download_artifacts(wanted, local)).parent)
+            repository._download_file(wanted, str(Path(local, MANIFEST_NAME)))  # it is a file: the listing said so
+            return read_manifest(Path(local))
         except CheckpointError:
             return None
         except Exception as error:
