@@ -9,8 +9,6 @@ PIP_OF := -m pip --disable-pip-version-check --quiet
 PIP := $(BIN)/python $(PIP_OF)
 PEERS ?= .venv-peers
 ARGS ?=
-# Tests at a time. They wait for much of their time: three are faster on 2 CPUs, in some 12 GB of memory.
-TEST_WORKERS ?= 2
 
 .PHONY: run up down test setup lint types unit bench peers soak pictures clean
 
@@ -26,7 +24,7 @@ down:
 
 # In the order of their names: those of tests/e2e take longest, and at the end both workers have short ones.
 test: lint types
-	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests
 
 setup: $(VENV)/.installed
 

@@ -70,7 +70,7 @@ def test_the_table_has_the_defaults_that_the_help_shows(
 def test_every_flag_that_a_document_names_exists(document: Path) -> None:
     commands = (fetch, flush, prune, doctor, aml_doctor, notify, deploy, up, down)
     own = {flag(name) for command in commands for name in inspect.signature(command).parameters}
-    benchmarks = "".join((ROOT / "benchmarks" / name).read_text() for name in ("main_job.py", "aml_watch.py"))
+    benchmarks = "".join(path.read_text() for path in (ROOT / "benchmarks").glob("*.py"))
     benchmark_flags = set(re.findall(r'"(--[a-z-]+)"', benchmarks))
     named = set(FLAG.findall(document.read_text()))
     assert named - SWEEP_FLAGS - own - benchmark_flags - FOREIGN == set()
