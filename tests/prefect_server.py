@@ -33,10 +33,12 @@ class PrefectServer:
         variables: Further ones of its environment.
 
     Attributes:
+        folder: Of its data and its log.
         api_url: Its address.
     """
 
     def __init__(self, folder: Path, **variables: str) -> None:
+        self.folder = folder
         self._settings = StackSettings(folder=folder, prefect_port=free_ports(1)[0])
         self._settings.logs.mkdir(parents=True, exist_ok=True)
         self._variables = variables
