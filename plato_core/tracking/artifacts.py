@@ -43,7 +43,11 @@ def is_transient(error: Exception) -> bool:
         status = getattr(error, "status_code", None)  # azure.core's errors
     if isinstance(status, int):
         return status in (408, 429) or status >= 500
-    kinds = (ConnectionError, TimeoutError, requests.ConnectionError, requests.Timeout)
+    kinds = (
+        *(ConnectionError, TimeoutError, requests.ConnectionError, requests.Timeout),
+        # An answer that ended too soon, and one of the statuses above several times over.
+        *(requests.exceptions.ChunkedEncodingError, requests.exceptions.RetryError),
+    )
     # azure.core has its own for a connection that failed; those for time-outs and broken answers derive from them.
     azure_kinds = {"ServiceRequestError", "ServiceResponseError", "IncompleteReadError"}
     return isinstance(error, kinds) or not azure_kinds.isdisjoint(kind.__name__ for kind in type(error).__mro__)

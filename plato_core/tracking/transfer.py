@@ -35,14 +35,12 @@ from plato_core.tracking.artifacts import (
 )
 from plato_core.tracking.client import redact
 from plato_core.tracking.localstore import folder_of, get_files, put_files
+from plato_core.tracking.serverstore import PARALLEL, ServerStore
 from plato_core.tracking.staging import staging_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
-
-_PARALLEL = 8
-"""Files on their way to a remote store at one time."""
 
 
 @dataclass(frozen=True)
@@ -98,16 +96,20 @@ def upload_checkpoint(
 
 
 def _upload(repository: "ArtifactRepository", source: Path, target: str, manifest: Manifest) -> int:
+    local, server = folder_of(repository), ServerStore.of(repository)
+
     @stamina.retry(on=is_transient, attempts=3, timeout=30.0)
     def put(path: str) -> None:
-        repository.log_artifact(str(source / path), posixpath.join(target, posixpath.dirname(path)).rstrip("/"))
+        if server is not None:
+            server.put(source / path, posixpath.join(target, path))
+        else:
+            repository.log_artifact(str(source / path), posixpath.join(target, posixpath.dirname(path)).rstrip("/"))
 
-    local = folder_of(repository)
     try:
         if local is not None:
             put_files(source, local / target, manifest.files)
         else:
-            _each(put, list(manifest.files), _PARALLEL)
+            _each(put, list(manifest.files), PARALLEL)
     except FileNotFoundError as exc:
         lacking = [path for path in manifest.files if not (source / path).exists()]
         if not lacking:  # it is the store's own folder that is away
@@ -220,7 +222,9 @@ def _gather(client: "MlflowClient", run_id: str, artifact_path: str, staging: Pa
             get_files(local / artifact_path, gathered, manifest.files)
         for attempt in () if local is not None else stamina.retry_context(on=is_transient, attempts=4, timeout=120.0):
             with attempt:
-                if gathered.exists():  # an earlier attempt got some of them
+                if (server := ServerStore.of(repository)) is not None:
+                    _fetch(server, artifact_path, gathered, manifest)
+                elif gathered.exists():  # an earlier attempt got some of them
                     for path in differences(gathered, manifest):
                         repository.download_artifacts(posixpath.join(artifact_path, path), str(staging))
                 elif repository.list_artifacts(artifact_path):
@@ -236,6 +240,15 @@ def _gather(client: "MlflowClient", run_id: str, artifact_path: str, staging: Pa
         raise CheckpointError(
             f"{artifact_path} of run {run_id} does not match its manifest: {shown}. Nothing of it was kept."
         )
+
+
+def _fetch(server: ServerStore, artifact_path: str, gathered: Path, manifest: Manifest) -> None:
+    """Download what is lacking of the files of a manifest."""
+    lacking = differences(gathered, manifest) if gathered.exists() else list(manifest.files)
+    paths = server.among(artifact_path, lacking)
+    for folder in {posixpath.dirname(path) for path in paths}:
+        (gathered / folder).mkdir(parents=True, exist_ok=True)
+    _each(lambda path: server.get(posixpath.join(artifact_path, path), gathered / path), paths, PARALLEL)
 
 
 def _is_whole(target: Path, manifest: Manifest) -> bool:

@@ -1,3 +1,4 @@
+import base64
 import functools
 import math
 import os
@@ -312,12 +313,12 @@ def test_a_run_that_the_store_does_not_know_is_a_tracking_error(sweep: Sweep) ->
         complete_checkpoints(sweep.client, "0123456789abcdef0123456789abcdef")
 
 
-def test_the_same_through_a_server_that_keeps_the_artifacts(tmp_path: Path) -> None:
+def test_the_same_through_a_server_that_keeps_the_artifacts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with mlflow_server(tmp_path) as uri:
         client = make_client(uri)
         sweep = new_sweep(client, tmp_path / "scratch", "served")
         files = {f"many/{number:03}.bin": os.urandom(200) for number in range(150)}
-        files |= {"empty": b"", "big.bin": os.urandom(3_000_000)}
+        files |= {"empty": b"", "big.bin": os.urandom(3_000_000), "a b/ü & 1+1=2.bin": b"odd"}
         sweep.trial("crashed", 499.0, "FAILED", checkpoints={})
         sweep.trial("nan", math.nan)
         top = sweep.trial("top", 475.0, checkpoints={1: 2.0})
@@ -342,6 +343,18 @@ def test_the_same_through_a_server_that_keeps_the_artifacts(tmp_path: Path) -> N
             again = download_checkpoint(through, top, 5, tmp_path / "over_a_bad_line", manifest)
             assert verify(again.path, manifest) == []
             assert not any(faults.values()), "every fault was met"
+            faults["many/008.bin"] = [Fault.BUSY, Fault.CUT]
+            upload_checkpoint(through, sweep.trial("late", 1.0, checkpoints={}), again.path, manifest)
+            assert not any(faults.values()), "every fault was met"
+
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "lab")
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
+        login = f"Basic {base64.b64encode(b'lab:secret').decode()}"
+        with faulty_proxy(uri, {}, login) as guarded:
+            through = make_client(guarded)
+            other = sweep.trial("guarded", 2.0, checkpoints={})
+            upload_checkpoint(through, other, again.path, manifest)
+            assert verify(download_checkpoint(through, other, 5, tmp_path / "guarded", manifest).path, manifest) == []
 
         big = next((tmp_path / "served").rglob("big.bin"))
         big.write_bytes(bytes(3_000_000))

@@ -147,8 +147,14 @@ class Fault(enum.Enum):
 
 
 @contextlib.contextmanager
-def faulty_proxy(uri: str, faults: dict[str, list[Fault]]) -> Iterator[str]:
-    """Pass requests on to `uri`; GETs whose path ends with a key of `faults` first meet those, in turn."""
+def faulty_proxy(uri: str, faults: dict[str, list[Fault]], authorization: str | None = None) -> Iterator[str]:
+    """Pass requests on to `uri`; those whose path ends with a key of `faults` first meet those, in turn.
+
+    Args:
+        uri: Of the server behind it.
+        faults: What goes wrong.
+        authorization: A header that each request needs.
+    """
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -157,10 +163,16 @@ def faulty_proxy(uri: str, faults: dict[str, list[Fault]]) -> Iterator[str]:
         def do_POST(self) -> None:
             self.forward()
 
+        def do_PUT(self) -> None:
+            self.forward()
+
         def forward(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             request = urllib.request.Request(uri + self.path, body or None, method=self.command)
             request.add_header("Content-Type", self.headers.get("Content-Type") or "application/json")
+            if authorization not in (None, self.headers.get("Authorization")):
+                self.send_error(401)
+                return
             try:
                 with urllib.request.urlopen(request, timeout=30) as answer:
                     status, data = answer.status, answer.read()
