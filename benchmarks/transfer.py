@@ -7,10 +7,10 @@
 
 Up is: hash the files into a manifest and store them (`write_manifest`, `upload_checkpoint`); down is: fetch them
 and check every file against the manifest (`download_checkpoint`). Beside a local store stands `cp -r` and the sha256 of
-the same files; beside an MLflow server a minimal HTTP file server on one connection that stays open
-(`benchmarks/file_server.py`), and the same sha256. A rate is megabytes a second; the ratio is ours over the other's.
-What a sweep waits for is measured by itself: Tune's loop only links the files (`hold_tree`) and journals a line. The
-last line of the output is one JSON object.
+the same files; beside an MLflow server, with the 4 workers that it has by default, a minimal HTTP file server on one
+connection that stays open (`benchmarks/file_server.py`), and the same sha256. A rate is megabytes a second; the ratio
+is ours over the other's. What a sweep waits for is measured by itself: Tune's loop only links the files (`hold_tree`)
+and journals a line. The last line of the output is one JSON object.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ def measure(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     for number in range(small):
         write(checkpoints["small"] / f"learner{number % 20:02}" / f"weights{number:04}.npy", 4096)
     rows: list[dict[str, Any]] = []
-    with mlflow_server(folder / "server.db", folder / "served") as uri, file_server(folder / "bare-served") as port:
+    served = mlflow_server(folder / "server.db", folder / "served", workers=4)
+    with served as uri, file_server(folder / "bare-served") as port:
         sides = {
             "file": (Ours(folder, f"sqlite:///{folder / 'file.db'}"), Copied(folder)),
             "server": (Ours(folder, uri), Sent(folder, port)),
