@@ -27,7 +27,7 @@ def test_a_killed_sweep_goes_on_to_the_same_values(product: Product, unkilled: S
     kills.assert_same_values(again, unkilled)
 
 
-@thorough
+@soaked
 def test_a_population_that_was_killed_twice_goes_on_as_one(product: Product) -> None:
     chance = random.Random(SEED + 1)
     arguments = kills.population(product)

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from product import Product, Script, Server, free_port, mlflow_server
 from store import tracked
-from thorough import SOAKED, thorough
+from thorough import SOAKED, soaked
 
 from plato_core.config import SweepConfig
 from plato_core.manifest import read_manifest, verify
@@ -51,7 +51,7 @@ def test_another_environment_runs_through_to_its_budget(product: Product, env_na
     assert result["checkpoint_iteration"] <= 2
 
 
-@thorough
+@soaked
 def test_dqn_runs_through_with_its_own_preset(product: Product) -> None:
     script = product.run(
         "--test-local",

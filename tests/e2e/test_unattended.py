@@ -177,7 +177,7 @@ def test_a_retry_goes_on_with_the_sweep_that_the_run_had_begun(stack: Stack) -> 
     assert len(list(folder.parent.glob("*/config.yaml"))) == 1
 
 
-@thorough
+@soaked
 def test_what_was_done_is_not_done_again(stack: Stack) -> None:
     results = stack.folder / "prefect" / "storage"
     run = start(stack, max_iterations=8)
