@@ -81,7 +81,7 @@ class Following:
     def cancel_what_is_left(self) -> None:
         """Cancels the job where `follow` has failed, if it still does something; does not wait for its end."""
         if self.name and self._asked_at is None:
-            job = self._talk.ask(lambda: self._jobs.find(self.name))
+            job = self._talk.ask(self._jobs.find, self.name)
             if job is not None and not job.ended:
                 self._cancel()
 
@@ -99,7 +99,7 @@ class Following:
                 self._take(ended)
                 return
             self._talk.say(f"job {self.name} is done; the larger budget is for the next one")
-            while (job := self._talk.ask(lambda: self._jobs.find(self.name))) is None or not job.ended:
+            while (job := self._talk.ask(self._jobs.find, self.name)) is None or not job.ended:
                 self._talk.pause()
                 if self._leaving:
                     return
@@ -113,12 +113,12 @@ class Following:
         while not self._leaving or (self._cancelling and self._asked_at is None):
             if self._cancelling and (self._asked_at is None or time.monotonic() - self._asked_at >= _AGAIN_S):
                 self._cancel()
-            job = self._talk.ask(lambda: self._jobs.find(self.name))
+            job = self._talk.ask(self._jobs.find, self.name)
             if self._talk.misses == 0:
                 seen.note(job)
                 if seen.is_dead():
                     if job is not None:
-                        self._talk.ask(lambda: self._jobs.cancel(self.name))
+                        self._talk.ask(self._jobs.cancel, self.name)
                     self._mourn(seen, job)
             if job is not None:
                 page = f": {job.studio_url}" if seen.status == "" and job.studio_url else ""
@@ -133,7 +133,7 @@ class Following:
 
     def _cancel(self) -> None:
         self._talk.say(f"cancelling job {self.name}")
-        self._talk.ask(lambda: self._jobs.cancel(self.name))
+        self._talk.ask(self._jobs.cancel, self.name)
         if self._talk.misses == 0:
             self._asked_at = time.monotonic()
 
@@ -143,7 +143,7 @@ class Following:
             seen.stopped = None  # the node was taken away in order, and the job begins again
             return None
         log = seen.log = seen.log or JobLog(self._jobs, job.name, job.experiment, raw=True)
-        while lines := self._talk.ask(lambda: log.new_lines(job.ended)):
+        while lines := self._talk.ask(log.new_lines, job.ended):
             for line in lines:
                 event = parse(line.removeprefix(EVENT).encode()) if line.startswith(EVENT) else None
                 if isinstance(event, SweepEnded) and event.outcome == "stopped":
@@ -184,9 +184,9 @@ class Following:
     def _diagnosis(self, seen: _Seen, job: JobState | None) -> Diagnosis:
         failure, tail = None, None
         if job is not None:
-            failure = self._talk.ask(lambda: self._jobs.failure(job.name))
+            failure = self._talk.ask(self._jobs.failure, job.name)
             log = seen.log or JobLog(self._jobs, job.name, job.experiment)
-            tail = self._talk.ask(lambda: log.tail(_TAIL))
+            tail = self._talk.ask(log.tail, _TAIL)
         return diagnose(
             Evidence(
                 status=job.status if job is not None else "",

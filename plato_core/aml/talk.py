@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from plato_core.aml.asking import Once
+from plato_core.aml.asking import Outages
 from plato_core.errors import AmlError, AmlUnavailable
 from plato_core.report.text import plain
 from plato_core.sweep.events import Event, Notice
@@ -33,8 +33,8 @@ class Talk:
         self._poll_interval_s, self._take = poll_interval_s, take
         self._wake = threading.Event()
         self._told = ""
-        self._outages = Once()
-        self._away = self._hurried = False
+        self._outages = Outages()
+        self._hurried = False
         self.misses = 0
 
     def say(self, text: str, more: str = "") -> None:
@@ -48,23 +48,21 @@ class Talk:
             self._told = text
             self._take(Notice(text=text + more))
 
-    def ask(self, question: Callable[[], T]) -> T | None:
+    def ask(self, question: Callable[..., T], *arguments: object) -> T | None:
         """Returns the answer; None and a miss if there is none, which says nothing of what was asked.
 
         An outage is told once, with its end.
         """
         try:
-            answer = question()
+            answer = question(*arguments)
         except Exception as error:  # also what a proxy answers in Azure's place, which the SDK cannot read
             self.misses += 1
             text = plain(str(error)) if isinstance(error, AmlError) else f"{type(error).__name__}: {plain(str(error))}"
-            if self._outages.first(text):
-                self._away = True
+            if self._outages.begins(question, text):
                 self._take(Notice(text=f"Azure ML could not be asked; trying again. {text}"))
             return None
         self.misses = 0
-        if self._away:
-            self._away = False
+        if self._outages.ends(question):
             self._take(Notice(text="Azure ML answers again"))
         return answer
 

@@ -244,12 +244,15 @@ class JobWatch:
         """Return the flow run as it is now; None if it was deleted."""
         while True:
             try:
-                return await self.prefect.read_flow_run(self.flow_run.id)
+                run = await self.prefect.read_flow_run(self.flow_run.id)
             except ObjectNotFound:
-                return None
+                run = None
             except Exception as error:  # a server that restarts must not lose the job
                 self._questions.missed("The Prefect API", error)
                 await self._pause()
+                continue
+            self._questions.answered("The Prefect API")
+            return run
 
     async def _pause(self) -> None:
         await anyio.sleep(self._questions.pause_s(self.configuration.poll_interval_s))

@@ -206,6 +206,15 @@ def test_an_azure_that_is_away_is_told_once_and_waited_for(tmp_path: Path, monke
     assert len([text for text in followed.notices if "trying again" in text]) == 1
 
 
+def test_an_azure_that_is_away_once_more_later_is_told_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("plato_core.aml.talk._WAITS_S", (0.001,))
+    monkeypatch.setattr("plato_core.aml.asking._AGAIN_S", 0.0)
+    away, runs = ("away", []), ("Running", [])
+    followed = Followed(tmp_path, runs, away, away, runs, away, ("Running", [FINISHED])).follow()
+    told = [text.partition(" again")[0] for text in followed.notices if " again" in text]
+    assert told == ["Azure ML could not be asked; trying", "Azure ML answers"] * 2
+
+
 def test_a_job_that_completed_without_a_log_still_has_its_winner_selected(tmp_path: Path) -> None:
     [ended] = Followed(tmp_path, ("Running", []), ("Completed", [])).follow().told
     assert isinstance(ended, SweepEnded)

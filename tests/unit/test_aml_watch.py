@@ -13,7 +13,7 @@ import pytest
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import ObjectNotFound
 
-from plato_core.aml.asking import Once
+from plato_core.aml.asking import Once, Outages
 from plato_core.aml.client import Failure, JobState
 from plato_core.aml.joblog import JobLog
 from plato_core.aml.pool import AzureMLJobConfiguration
@@ -172,6 +172,56 @@ def test_a_service_that_is_away_is_told_of_once_and_once_when_it_is_back(caplog:
     assert len([line for line in said if "could not be asked" in line]) == 1
     assert len([line for line in said if "answers again" in line]) == 1
     assert watched.said == ["Crashed"]  # the job's end is not missed
+
+
+def test_an_outage_that_comes_back_later_is_told_again_with_its_end(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("plato_core.aml.asking._AGAIN_S", 0.0)
+    watched = Watched(run_in(StateType.RUNNING), "Running", "Running", "Completed")
+    answers, read = watched.jobs.find, watched.api.read_flow_run
+    azure, prefect = iter([True, False, False, True, False]), iter([True, False])
+
+    def find(name: str) -> JobState | None:
+        if not next(azure, True):
+            raise AmlUnavailable("busy")
+        return answers(name)
+
+    async def read_flow_run(flow_run_id: UUID) -> FlowRun:
+        if not next(prefect, True):
+            raise OSError("the server restarts")
+        return await read(flow_run_id)
+
+    watched.jobs.find = find  # type: ignore[method-assign]
+    watched.api.read_flow_run = read_flow_run  # type: ignore[method-assign]
+    watched.watch._questions.pause_s = lambda poll_interval_s: 0.0  # type: ignore[method-assign]
+    with caplog.at_level(logging.INFO):
+        watched.follow()
+    said = [record.getMessage() for record in caplog.records]
+    away, back = "Azure ML could not be asked", "Azure ML answers again"
+    told = [line for line in said if "could not be asked" in line or "answers again" in line]
+    assert [line.partition(" about")[0] for line in told] == [
+        "The Prefect API could not be asked", "The Prefect API answers again", away, back, away, back,
+    ]  # fmt: skip
+
+
+def test_what_comes_and_goes_is_told_seldom_and_what_lasts_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("plato_core.aml.asking.time.monotonic", lambda: now)
+    outages = Outages()
+    begun, ended = [], []
+    for _ in range(100):  # the log cannot be read, while the job's state can, but for each second time
+        now += 5.0
+        begun += [outages.begins("state", "busy 1"), outages.begins("log", "forbidden")]
+        ended.append(outages.ends("state"))
+    assert begun == [True, True] + [False] * 198
+    assert ended == [True] + [False] * 99
+    assert not outages.begins("state", "busy 2")
+    now += 600.0
+    assert outages.begins("state", "busy 3")
+    assert outages.ends("state")
+    assert not outages.begins("log", "forbidden")
+    assert outages.ends("log")
 
 
 def test_what_was_said_is_not_remembered_without_end() -> None:
