@@ -187,7 +187,7 @@ class JobClient:
     def read(self, url: str, offset: int, most: int) -> bytes | None:
         """Return a part of a blob, by an address that carries its own right to be read.
 
-        None means that the blob is shorter than that: it was begun anew.
+        None means that the blob has no such byte, being shorter; an empty part that there is no blob yet.
 
         Args:
             url: Of the blob, with its signature.
@@ -202,14 +202,13 @@ class JobClient:
         headers = {"Range": f"bytes={offset}-{offset + most - 1}", "x-ms-version": "2021-08-06"}
         request = HttpRequest("GET", url, headers=headers)
         response = self._call(lambda: self._plain.send_request(request))
-        if response.status_code == 416:  # nothing new, unless it tells a size below
-            size = response.headers.get("Content-Range", "").rpartition("/")[2]
-            return None if size.isdecimal() and int(size) < offset else b""
-        if response.status_code == 404:  # nothing there yet
+        if response.status_code == 416:
+            return None
+        if response.status_code == 404:
             return b""
         self._call(response.raise_for_status)
         content = response.read()
-        return content if response.status_code == 206 else content[offset : offset + most]
+        return content if response.status_code == 206 else content[offset : offset + most] or None
 
     def size(self, url: str) -> int:
         """Return how long a blob is, 0 if there is none; see `read`."""

@@ -4,6 +4,9 @@ The run history tells the log's address, which carries a right to read that ends
 those that were read are asked for, a bounded amount each time: a log may have gigabytes. (`jobs.stream` of the SDK
 breaks with datastores that are read by identity.)
 
+A job that was taken from its nodes begins its log anew, and it may be longer than what was read of the one before when
+somebody looks. So the last bytes that were read are read once more: where they are others now, it is another log.
+
 What the flow and its tasks log reaches the Prefect API by itself and stands on the job's output too; those lines are
 left out. What remains is what nobody else would tell: the start of the image and of Ray, what Ray's processes print,
 and what Python says when it dies.
@@ -27,6 +30,7 @@ _FILES = ("user_logs/std_log.txt", "user_logs/std_log_process_0.txt", "user_logs
 _CHUNK = 1 << 20
 _A_CALL = 2  # chunks that are read at most in one call
 _LAST_CALL = 64  # likewise when the job has ended, and no other call comes
+_OVERLAP = 512  # bytes that are read twice
 _ADDRESS_S = 300.0  # so long an address is used: short of its right's end, and of a log's being somewhere else
 _TAIL = 1 << 16
 _LINE = 5000  # characters of a line that are kept
@@ -60,6 +64,7 @@ class JobLog:
     offset: int = 0
     behind: bool = False
     raw: bool = False
+    _last: bytes = b""  # what stands before the offset, if this process has read it
     _file: str | None = None
     _address: tuple[str, float] | None = None
     _filter: LineFilter = field(default_factory=lambda: LineFilter())
@@ -92,6 +97,7 @@ class JobLog:
             if self.behind and not whole:
                 whole = content  # one line as long as all this
             self.offset += len(whole)
+            self._last = (self._last + whole)[-_OVERLAP:]
             found = whole.decode(errors="replace").splitlines()
             lines += found if self.raw else self._filter.kept(found)
             if not self.behind or (most is not None and len(lines) >= most):
@@ -105,20 +111,24 @@ class JobLog:
             found = self._address[0] if known and self._address is not None else self._ask_address()
             if found is None:
                 return None
+            again = min(self.offset, _OVERLAP)
             try:
-                content = self.client.read(found, self.offset, _CHUNK)
+                content = self.client.read(found, self.offset - again, again + _CHUNK)
             except AmlUnavailable:
                 raise
             except AmlError:
                 if not known:
                     raise
-                content = None  # its right to be read may have ended
-            else:
-                if content is None:  # shorter than what was read: of a job that started again on other nodes
-                    self.offset = 0
-            if content is not None:
-                return content
-            self._address = None
+                self._address = None  # its right to be read may have ended
+                continue
+            if content == b"" or (content is None and not again):  # nothing there yet
+                return b""
+            if content is not None and len(content) >= again and content[:again].endswith(self._last):
+                return content[again:]
+            self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self.offset, self._last, self._address, self._filter = 0, b"", None, LineFilter()
 
     def tail(self, lines: int) -> list[str]:
         """Return the last lines, as they are.

@@ -58,7 +58,7 @@ class LogCopy:
             return
         offset = log.offset
         found = await questions.ask(log.new_lines, job.ended, self._most - self._lines)
-        if not found or log.offset == offset:
+        if not found or (log.offset == offset and not found[0]):
             return
         shown = found[0][: self._most - self._lines]
         self._lines += len(shown)

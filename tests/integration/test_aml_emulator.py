@@ -18,6 +18,7 @@ from thorough import thorough
 
 from plato_core.aml.client import Failure, JobClient
 from plato_core.aml.job import JobSpec
+from plato_core.aml.joblog import JobLog
 from plato_core.aml.workspace import Workspace
 from plato_core.errors import AmlError, AmlUnavailable
 
@@ -320,6 +321,21 @@ def test_a_preempted_job_waits_again_and_runs_anew_with_its_named_output(
     assert (known["status"], known["attempt"]) == ("Completed", 2)
     assert known["history"].count("Queued") == 2
     assert "the other half" in emulator.log(name)
+
+
+def test_the_log_of_a_job_that_begins_anew_is_read_whole_though_nobody_saw_it_wait(
+    emulator: Emulator, submit: Callable[..., str]
+) -> None:
+    again = emulator.datastore("again")
+    name = submit("spot-002", f"[ -e {again} ] && exec seq 101 150; seq 5; touch {again}; sleep 60")
+    while not again.exists():
+        time.sleep(0.05)
+    log = JobLog(JobClient(Workspace.of(emulator.tracking_uri)), name, "checks")
+    assert log.new_lines() == [str(number) for number in range(1, 6)]
+    assert log.new_lines() == []
+    emulator.control("preempt", job=name)
+    assert wait(emulator, name)["status"] == "Completed"
+    assert log.new_lines(to_the_end=True) == [str(number) for number in range(101, 151)]
 
 
 def test_mpi_ranks_know_their_nodes_and_one_that_dies_ends_the_others(

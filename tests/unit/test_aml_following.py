@@ -69,7 +69,7 @@ class Jobs:
         return {"contentUri": "https://log"}
 
     def read(self, url: str, offset: int, most: int) -> bytes | None:
-        return None if offset > len(self._log) else self._log[offset:]
+        return self._log[offset:] or None
 
     def size(self, url: str) -> int:
         return len(self._log)
@@ -160,6 +160,17 @@ def test_a_job_that_stops_in_order_and_begins_again_has_not_ended(tmp_path: Path
         ("Running", [result(2), FINISHED]),
     ).follow()
     assert followed.told == [result(1), result(2), FINISHED]
+
+
+def test_a_log_that_is_longer_than_what_was_read_of_the_one_before_is_told_whole(tmp_path: Path) -> None:
+    longer: list[Event] = [result(2), result(3), result(4)]
+    followed = Followed(
+        tmp_path,
+        ("Running", [result(1)]),
+        ("Running", longer),  # nobody saw it wait in between
+        ("Running", [*longer, FINISHED]),
+    ).follow()
+    assert followed.told == [result(1), *longer, FINISHED]
 
 
 def test_a_job_that_was_cancelled_ends_as_stopped_and_its_runs_are_ended(tmp_path: Path, no_store: list[str]) -> None:

@@ -247,7 +247,7 @@ class Blob:
         if url == self.refused:
             raise AmlError("Azure ML refuses (403)")
         self.reads += 1
-        return None if offset > len(self.content) else self.content[offset : offset + most]
+        return self.content[offset : offset + most] or None
 
 
 def log_of(blob: Any, **more: Any) -> JobLog:
@@ -288,12 +288,25 @@ def test_an_address_whose_right_has_ended_is_asked_for_again() -> None:
         log.new_lines()
 
 
-def test_a_log_that_begins_anew_is_read_from_its_beginning() -> None:
-    blob = Blob(b"of the first attempt\n")
+@pytest.mark.parametrize("times", [1, 4, 1000])
+def test_a_log_that_begins_anew_is_read_from_its_beginning(times: int) -> None:
+    blob = Blob(b"02:00:00.000 | INFO    | Flow run 'a' - of the first attempt\n")
     log = log_of(blob)
-    log.new_lines()
-    blob.content = b"again\n"
-    assert log.new_lines() == ["again"]
+    assert log.new_lines() == []
+    again = [f"  line {number} of the next" for number in range(times)]
+    blob.content = "\n".join([*again, ""]).encode()
+    assert log.new_lines() == [line.strip() for line in again]
+    assert log.new_lines() == []
+    blob.content += b"and the last"
+    assert log.new_lines(to_the_end=True) == ["and the last"]
+
+
+def test_a_log_that_another_process_has_read_is_read_on_from_there() -> None:
+    blob = Blob(b"one\ntwo\n")
+    log = log_of(blob, offset=4)
+    assert log.new_lines() == ["two"]
+    blob.content += b"three\n"
+    assert (log.new_lines(), log.offset) == (["three"], 14)
 
 
 def test_what_was_read_before_an_error_is_not_lost() -> None:
