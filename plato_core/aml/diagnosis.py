@@ -83,6 +83,20 @@ class _Sign:
     advice: str
 
 
+# In the words of urllib3, which Azure's SDKs and MLflow use and Prefect does not; its retries are for answers as well.
+_UNREACHED = (
+    r"Max retries exceeded(?!.*(too many \d+ error|Read ?timed ?out|ReadTimeout))|Failed to resolve|getaddrinfo|"
+    r"Name or service not known|Temporary failure in name resolution|NewConnectionError|ConnectTimeout|connect timeout|"
+    r"Connection refused|No route to host|Network is unreachable"
+)
+# Of all its clouds: the workspace's API and the resource manager, storage, key vaults, the login.
+_AZURE = (
+    r"(?P<host>[\w.-]*\b(api\.azureml\.ms|api\.ml\.azure\.(us|cn)|"
+    r"management\.(azure\.com|usgovcloudapi\.net|chinacloudapi\.cn)|"
+    r"(blob|file|dfs)\.core\.(windows\.net|usgovcloudapi\.net|chinacloudapi\.cn)|"
+    r"vault\.(azure\.net|usgovcloudapi\.net|azure\.cn)|login\.(microsoftonline\.(com|us)|chinacloudapi\.cn)))"
+)
+
 # The first that is found in the error or the log's last lines; the more particular come first.
 _SIGNS = (
     _Sign(
@@ -140,6 +154,12 @@ _SIGNS = (
         "Raise node_wait_s, ask for fewer nodes, or try the other launcher (ray or mpi).",
     ),
     _Sign(
+        rf"^(?=.*({_UNREACHED})).*?{_AZURE}",
+        "Likely cause: no route from the cluster to {host}, one of Azure's own services.",
+        "Have the cluster's network resolve that name (with private endpoints by their DNS zones) and its firewall "
+        "let it pass.",
+    ),
+    _Sign(
         r"KeyVault|vault\.azure\.net|SecretNotFound|ForbiddenByPolicy|does not have secrets get permission",
         "Likely cause: the job could not read the Prefect API's key from the key vault.",
         "Give the cluster's managed identity the role Key Vault Secrets User, set identity, and check the "
@@ -157,11 +177,16 @@ _SIGNS = (
         "Set identity of the work pool, and give that identity its roles on the workspace and its storage.",
     ),
     _Sign(
-        r"Connect(ion)?Error|ConnectTimeout|All connection attempts failed|Name or service not known|"
-        r"Temporary failure in name resolution|Connection refused|Failed to reach API|"
-        r"no Prefect (server|API)|Max retries exceeded|No route to host|Network is unreachable",
+        r"^(?!.*ConnectionPool).*?(ConnectError|ConnectTimeout|All connection attempts failed|"
+        r"Name or service not known|Temporary failure in name resolution|Connection refused|Failed to reach API|"
+        r"no Prefect (server|API)|No route to host|Network is unreachable)",
         "Likely cause: no route from the cluster to the Prefect API at {api_url}.",
         "Set api_url to an address that the cluster's network reaches, and let the firewall pass it.",
+    ),
+    _Sign(
+        rf"{_UNREACHED}|Connect(ion)?Error|All connection attempts failed",
+        "Likely cause: the job could not connect to a host that it needs.",
+        "See in the log which it is, such as a tracking store's, and have the cluster's network reach it.",
     ),
     _Sign(
         r"ModuleNotFoundError|ImportError|No module named",
@@ -190,8 +215,9 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     for sign in _SIGNS:
         if not evidence.prefect and "Prefect API" in sign.cause:
             continue
-        if re.search(sign.pattern, text, re.IGNORECASE | re.MULTILINE):
-            cause = sign.cause.format(compute=evidence.compute, api_url=evidence.api_url or "PREFECT_API_URL")
+        if found := re.search(sign.pattern, text, re.IGNORECASE | re.MULTILINE):
+            names = {"compute": evidence.compute, "api_url": evidence.api_url or "PREFECT_API_URL"}
+            cause = sign.cause.format(**names, **found.groupdict())
             return Diagnosis(happened, cause, sign.advice.replace(_RETRY, evidence.way_on))
     if evidence.status == "Completed":
         return Diagnosis(

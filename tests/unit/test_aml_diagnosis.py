@@ -53,6 +53,49 @@ def test_the_likely_cause_is_named_with_what_to_do(message: str, tail: tuple[str
     assert "\n" not in found.message
 
 
+_POOL = "HTTPSConnectionPool(host='{host}', port=443): Max retries exceeded with url: /x (Caused by {why})"
+
+
+@pytest.mark.parametrize("prefect", [True, False])
+@pytest.mark.parametrize(
+    ("line", "host"),
+    [
+        (_POOL.format(host="eastus.api.azureml.ms", why="NameResolutionError('x')"), "eastus.api.azureml.ms"),
+        ("ServiceRequestError: <HTTPSConnection at 0x1>: Failed to resolve 'a.blob.core.windows.net'", "a.blob.core."),
+        ("[Errno 111] Connection refused by https://login.microsoftonline.com/t", "login.microsoftonline.com"),
+        ("Connection to management.azure.com timed out. (connect timeout=10)", "management.azure.com"),
+        (
+            "https://v.vault.azure.net/secrets/x: the vault does not answer (Name or service not known)",
+            "v.vault.azure.",
+        ),
+    ],
+)
+def test_a_host_of_azure_that_is_not_reached_is_not_taken_for_prefects(line: str, host: str, prefect: bool) -> None:
+    tail = ("waiting for Ray", line, "RuntimeError: that was it")
+    found = diagnose(Evidence("Failed", message="exited with status code 1", tail=tail, prefect=prefect))
+    assert f"no route from the cluster to {host}" in found.cause
+    assert "private endpoints" in found.advice
+
+
+@pytest.mark.parametrize(
+    ("line", "prefect"),
+    [
+        (_POOL.format(host="mlflow.example.com", why="NewConnectionError('[Errno 111] Connection refused')"), True),
+        (_POOL.format(host="mlflow.example.com", why="NewConnectionError('x')"), False),
+        ("httpx.ConnectError: All connection attempts failed", False),
+        ("socket.gaierror: [Errno -3] Temporary failure in name resolution", False),
+    ],
+)
+def test_a_host_of_somebody_else_that_is_not_reached_is_neither_azures_nor_prefects(line: str, prefect: bool) -> None:
+    found = diagnose(Evidence("Failed", message="exited with status code 1", tail=(line,), prefect=prefect))
+    assert "could not connect to a host that it needs" in found.cause
+
+
+def test_answers_that_are_errors_are_no_missing_route() -> None:
+    line = _POOL.format(host="eastus.api.azureml.ms", why="ResponseError('too many 503 error responses')")
+    assert "route" not in diagnose(Evidence("Failed", message="exited with status code 1", tail=(line,))).message
+
+
 def test_a_job_beyond_its_time_limit_was_not_cancelled_by_a_person() -> None:
     late = diagnose(Evidence("Canceled", seconds=3700.0, timeout_seconds=3600))
     assert late.cause == "Cause: the time limit of 3600 s."
