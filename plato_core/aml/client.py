@@ -232,11 +232,13 @@ class JobClient:
         os.environ.setdefault("TQDM_DISABLE", "1")
         from azure.ai.ml import MLClient
 
+        from plato_core.aml.transport import PromptTransport
+
         for noisy in ("azure.ai.ml", "azure.core", "azure.identity"):
             logging.getLogger(noisy).setLevel(logging.ERROR)
         where = self.workspace
         names = (where.subscription_id, where.resource_group, where.name)
-        return MLClient(self._credential, *names, show_progress=True, **TIMEOUTS)
+        return MLClient(self._credential, *names, show_progress=True, transport=PromptTransport(**TIMEOUTS))
 
     @property
     def _ml(self) -> MLClient:
@@ -253,16 +255,22 @@ class JobClient:
         from azure.core import PipelineClient
         from azure.core.pipeline.policies import BearerTokenCredentialPolicy, RetryPolicy
 
+        from plato_core.aml.transport import PromptTransport
+
         cloud = current_cloud()
-        login = BearerTokenCredentialPolicy(self._credential, cloud.scope)
-        return PipelineClient(f"https://{cloud.management}", policies=[RetryPolicy(), login], **TIMEOUTS)
+        policies = [RetryPolicy(), BearerTokenCredentialPolicy(self._credential, cloud.scope)]
+        transport = PromptTransport(**TIMEOUTS)
+        return PipelineClient(f"https://{cloud.management}", policies=policies, transport=transport)
 
     @cached_property
     def _plain(self) -> PipelineClient:
         from azure.core import PipelineClient
         from azure.core.pipeline.policies import RetryPolicy
 
-        return PipelineClient("https://blob.core.windows.net", policies=[RetryPolicy()], **TIMEOUTS)
+        from plato_core.aml.transport import PromptTransport
+
+        transport = PromptTransport(**TIMEOUTS)
+        return PipelineClient("https://blob.core.windows.net", policies=[RetryPolicy()], transport=transport)
 
     def _call(self, ask: Callable[[], T], keep: tuple[type[Exception], ...] = ()) -> T:
         """Return what Azure answers; of its errors those to keep as they are, others as one of ours."""

@@ -89,6 +89,8 @@ def credential() -> RenewableCredential:
 def _credential() -> TokenCredential:
     from azure.identity import DefaultAzureCredential
 
+    from plato_core.aml.transport import PromptTransport
+
     # It logs every way that it tried at WARNING, before the error says the same.
     logging.getLogger("azure.identity").setLevel(logging.ERROR)
     if os.environ.get("OBO_ENDPOINT"):  # a job whose identity is `user_identity`
@@ -102,7 +104,7 @@ def _credential() -> TokenCredential:
         exclude_visual_studio_code_credential=True,
         exclude_shared_token_cache_credential=True,
         # DEFAULT_IDENTITY_CLIENT_ID: the identity of the compute that a job runs on.
-        read_timeout=TIMEOUTS["read_timeout"],
+        transport=PromptTransport(read_timeout=TIMEOUTS["read_timeout"]),
         managed_identity_client_id=os.environ.get("AZURE_CLIENT_ID") or os.environ.get("DEFAULT_IDENTITY_CLIENT_ID"),
     )
 

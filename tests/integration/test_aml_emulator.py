@@ -244,6 +244,33 @@ def test_errors_delays_and_half_answers_are_retried_by_the_sdk(emulator: Emulato
     assert {429, None} <= {one["status"] for one in spoilt}
 
 
+def test_a_long_pause_that_azure_asks_for_keeps_no_question_waiting(
+    emulator: Emulator, submit: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = submit("throttled-001", "echo said; sleep 60")
+    wait(emulator, name, "Running")
+    monkeypatch.setattr("plato_core.aml.transport._LONGEST_S", 0.01)
+    jobs = JobClient(Workspace.of(emulator.tracking_uri))
+    log = JobLog(jobs, name, "checks")
+    long: dict[str, Any] = {"status": 429, "headers": {"Retry-After": "300"}}
+    asked = (r"login\.microsoft", rf"^GET .*/jobs/{name}$", "/contentinfo$", "/std_log.txt$", "/cancel$", "/details$")
+    for match in asked:
+        emulator.fault(match, times=2, **long)
+    began = time.monotonic()
+    assert jobs.find(name) is not None
+    while not log.new_lines():
+        assert time.monotonic() - began < 60.0
+    jobs.cancel(name)
+    assert jobs.failure(name) == Failure()
+    assert time.monotonic() - began < 60.0
+    assert emulator.control("faults") == []
+    emulator.fault("^GET .*/jobs/", times=100, **long)
+    with pytest.raises(AmlUnavailable):  # whoever asks can do something else now
+        jobs.find(name)
+    emulator.control("clear_faults")
+    assert wait(emulator, name)["status"] == "Canceled"
+
+
 def test_a_secret_that_was_rotated_is_taken_by_the_client_that_is_there(
     emulator: Emulator, submit: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
