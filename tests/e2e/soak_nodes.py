@@ -51,9 +51,9 @@ except SweepError as error:
 """
 
 
-def _some_time_later(number: int) -> None:
+def _some_time_later(swept: Begun, again: int = 0) -> None:
     """At any moment of an iteration, a checkpoint or an exploit."""
-    time.sleep(random.Random(SEED + number).uniform(0.0, 6.0))
+    time.sleep(random.Random(f"{SEED} {swept.experiment} {again}").uniform(0.0, 6.0))
 
 
 def _ends_in_its_job(stack: AmlStack, swept: Begun) -> None:
@@ -67,7 +67,7 @@ def _ends_in_its_job(stack: AmlStack, swept: Begun) -> None:
 @pytest.mark.parametrize("number", TIMES)
 def test_a_worker_node_that_vanishes_is_done_without(stack: AmlStack, number: int) -> None:
     swept = begun(stack, f"node-{number}")
-    _some_time_later(number)
+    _some_time_later(swept)
     stack.emulator.control("kill_node", job=swept.job(0), node=1)
     _ends_in_its_job(stack, swept)
 
@@ -80,13 +80,16 @@ def test_a_job_that_is_preempted_twice_goes_on(stack: AmlStack, launcher: str, n
     for again in (1, 2):
         stack.emulator.control("preempt", job=job, notice_s=notice_s)
         wait_for(lambda again=again: (swept.sweep / f"tune-{again + 1}").is_dir(), "it goes on", 240.0)
-        _some_time_later(again)
+        _some_time_later(swept, again)
     _ends_in_its_job(stack, swept)
 
 
-@pytest.mark.parametrize("node", [0, 1])
-def test_a_job_of_which_mpi_misses_a_rank_ends_and_its_retry_goes_on(stack: AmlStack, node: int) -> None:
-    swept = begun(stack, f"rank-{node}", "-jv", "launcher=mpi")
+@pytest.mark.parametrize(("launcher", "node"), [("ray", 0), ("mpi", 0), ("mpi", 1)])
+def test_a_job_that_cannot_do_without_a_node_ends_and_its_retry_goes_on(
+    stack: AmlStack, launcher: str, node: int
+) -> None:
+    swept = begun(stack, f"lost-{launcher}-{node}", "-jv", f"launcher={launcher}")
+    _some_time_later(swept)
     stack.emulator.control("kill_node", job=swept.job(0), node=node)
     assert stack.bed.job_ended(swept.job(0)) == "Failed"
     assert stack.bed.ended(swept.run_id)["state_name"] == "Crashed"
