@@ -5,7 +5,6 @@ tracking store alike, so that its presence says the checkpoint is complete.
 """
 
 import hashlib
-import json
 import math
 import os
 import stat
@@ -101,7 +100,7 @@ class Manifest(BaseModel):
 
     def to_json(self) -> str:
         """Return the text of `manifest.json`, the same for equal manifests."""
-        return json.dumps(self.model_dump(mode="json"), indent=2) + "\n"
+        return self.model_dump_json(indent=2) + "\n"
 
 
 def checkpoint_name(iteration: int) -> str:
