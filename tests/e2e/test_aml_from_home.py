@@ -166,34 +166,32 @@ def test_ctrl_c_cancels_the_job_and_the_sweep_goes_on_in_a_new_one(laptop: Produ
 
 
 @thorough
-def test_who_comes_after_a_client_that_was_killed_follows_its_job(laptop: Product, emulator: Emulator) -> None:
-    """Also where the job's node was taken away meanwhile, without notice."""
+def test_a_killed_clients_job_is_followed_and_when_it_dies_the_sweep_goes_on_in_a_new_one(
+    laptop: Product, emulator: Emulator
+) -> None:
+    """The job is taken from its node in between, without notice, and begins again on another."""
     script = start(laptop, "killed", nodes=1, iterations=LONGER)
-    job = f"ps-{sweep_that_trains(laptop, emulator, script)}-000"
+    sweep = sweep_that_trains(laptop, emulator, script)
+    jobs = [f"ps-{sweep}-000", f"ps-{sweep}-001"]
     for process in marked(script.mark):
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    emulator.control("preempt", job=job)
+    emulator.control("preempt", job=jobs[0])
+
     again = resume(laptop)
-    result = result_of(again)
-    assert f"job {job} is there already" in again.stderr
-    assert [name for name in emulator.jobs() if result["sweep_id"] in name] == [job]
-    assert emulator.job(job)["attempt"] == 2
-    assert_one_sweep(runs_of(laptop, emulator, "killed"), result, [job], LONGER)
-
-
-@thorough
-def test_a_job_that_dies_is_mourned_and_the_sweep_goes_on_in_a_new_one(laptop: Product, emulator: Emulator) -> None:
-    script = start(laptop, "dead", nodes=1, iterations=LONGER)
-    sweep = sweep_that_trains(laptop, emulator, script)
-    jobs = [f"ps-{sweep}-000", f"ps-{sweep}-001"]
+    wait_until(lambda: emulator.datastore(f"plato/sweeps/{sweep}/tune-2").is_dir(), "it trains again", 240)
+    wait_until(lambda: f"job {jobs[0]} is there already" in again.stderr, "it says so", 60)
+    assert [name for name in emulator.jobs() if sweep in name] == jobs[:1]
+    assert emulator.job(jobs[0])["attempt"] == 2
     emulator.control("kill_node", job=jobs[0], node=0)
-    assert script.wait() == 1, script.said
-    assert f"job {jobs[0]}: The job failed" in script.stderr
-    assert f"go on with it: plato sweep --resume {sweep}" in script.stderr
-    assert "RUNNING" not in {run["status"] for run in runs_of(laptop, emulator, "dead").values()}
+    assert again.wait() == 1, again.said
+    assert f"job {jobs[0]}: The job failed" in again.stderr
+    assert f"go on with it: plato sweep --resume {sweep}" in again.stderr
+    assert "RUNNING" not in {run["status"] for run in runs_of(laptop, emulator, "killed").values()}
+
     result = result_of(resume(laptop))
-    assert_one_sweep(runs_of(laptop, emulator, "dead"), result, jobs, LONGER)
+    assert result["sweep_id"] == sweep
+    assert_one_sweep(runs_of(laptop, emulator, "killed"), result, jobs, LONGER)
 
 
 def test_what_cannot_be_a_job_is_refused_in_one_line_before_anything_is_made(
