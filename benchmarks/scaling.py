@@ -113,7 +113,7 @@ def run(trials: int, results: int, tracked: bool) -> dict[str, Any]:
     at_start = peak_mib()
     tuner.fit()
     ended = time.monotonic()
-    complete = tracking.drain(60.0, limit_s=LIMIT_S).complete if tracking else True
+    complete = tracking.drain(60.0, limit_s=lambda: LIMIT_S).complete if tracking else True
     drained = time.monotonic()
     ray.shutdown()
     stamps = last.stamps

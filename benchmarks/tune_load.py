@@ -201,7 +201,7 @@ def measure(side: Side, load: Load, uri: str) -> Rate:
         tuner.fit()
         rate = Rate(side, meter.results, meter.last - meter.first, meter.last_cpu - meter.first_cpu)
         if isinstance(callback, SweepTrackingCallback):
-            drained = callback.drain(60.0, limit_s=load.limit_s * 6)
+            drained = callback.drain(60.0, limit_s=lambda: load.limit_s * 6)
             rate = replace(rate, sent=drained.sent_metrics, complete=drained.complete)
         return replace(rate, drain_s=time.monotonic() - meter.last)
     finally:

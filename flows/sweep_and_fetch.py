@@ -39,6 +39,7 @@ from plato_core.sweep.execution import SweepExecution
 from plato_core.sweep.folder import record_done
 from plato_core.sweep.protocol import TRACKING_FOLDER
 from plato_core.tracking.parent import ParentRun
+from plato_core.tracking.patience import patience_s as patience_of
 from tasks.alive import outlives_its_worker, stays_running
 from tasks.checkpoint import download_checkpoint, remarks
 from tasks.closing import close_left_behind
@@ -154,8 +155,11 @@ def _sweep(
     progress.restore(run_sweep.with_options(refresh_cache=unsent)(config, process, opened, progress))
     ended = progress.snapshot().ended
     assert ended is not None
-    selection = select_top_run(config, opened)
-    downloaded = download_checkpoint(config, selection)
+    tracking = progress.snapshot().tracking
+    # A store that did not take the last of the results in all that time is not waited for once more.
+    patience_s = 0.0 if tracking is not None and tracking.pending else patience_of(config.store_uri)
+    selection = select_top_run(config, opened, patience_s)
+    downloaded = download_checkpoint(config, selection, patience_s)
     result = SweepResult(
         sweep_id=process.sweep_id,
         parent_run_id=opened.run_id,

@@ -5,6 +5,7 @@
     PlatoError                what went wrong, in one message a person can act on      exit code 1
     ├── ConfigError           the user's input: value, what is allowed, the way out    exit code 2
     ├── TrackingError         the MLflow store: unreachable, refused, or inconsistent
+    │   └── StoreAway         it was waited for, and did not come back
     ├── SelectionError        no run of the sweep qualifies as its winner
     ├── CheckpointError       a checkpoint is missing, incomplete or damaged
     ├── TrialError            a trial cannot train on; it starts again or fails, the sweep goes on
@@ -34,6 +35,10 @@ class ConfigError(PlatoError):
 
 class TrackingError(PlatoError):
     """The MLflow tracking store cannot be reached, refuses the request, or holds something unexpected."""
+
+
+class StoreAway(TrackingError):
+    """The tracking store was waited for and did not come back; asking again at once is of no use."""
 
 
 class SelectionError(PlatoError):

@@ -10,7 +10,7 @@ from plato_core.selection import Selection
 from plato_core.tracking import client as tracking_client
 from plato_core.tracking.transfer import DownloadedCheckpoint
 from plato_core.tracking.transfer import download_checkpoint as download
-from tasks.retries import DELAY_S, store_may_come_back
+from tasks.retries import DELAY_S, patiently, store_may_come_back
 
 
 @task(
@@ -21,15 +21,24 @@ from tasks.retries import DELAY_S, store_may_come_back
     retry_condition_fn=store_may_come_back,
     cache_policy=NO_CACHE,
 )
-def download_checkpoint(config: SweepConfig, selection: Selection) -> DownloadedCheckpoint:
+def download_checkpoint(config: SweepConfig, selection: Selection, patience_s: float = 0.0) -> DownloadedCheckpoint:
     """Downloads the selected checkpoint to `<local path>/<run id>/checkpoint_NNNNNN` and checks every file.
+
+    Args:
+        config: The resolved config.
+        selection: What was selected.
+        patience_s: How long a store that is away or throttles is waited for.
 
     Raises:
         CheckpointError: What the store holds does not match the manifest.
     """
-    client = tracking_client.make_client(config.store_uri)
     chosen = selection.checkpoint
-    downloaded = download(client, chosen.run_id, chosen.artifact_path, config.local_folder, chosen.manifest)
+
+    def fetch() -> DownloadedCheckpoint:
+        client = tracking_client.make_client(config.store_uri)
+        return download(client, chosen.run_id, chosen.artifact_path, config.local_folder, chosen.manifest)
+
+    downloaded = patiently(fetch, patience_s)
     for remark in remarks(downloaded):
         get_run_logger().warning(remark)
     return downloaded

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from plato_core.report.facts import RETURN_METRIC, Best, SweepFacts, TrialRow
-from plato_core.report.text import counted, last_line, measure, number
+from plato_core.report.text import counted, duration, last_line, measure, number
 from plato_core.sweep.events import Exploited, NodeChanged, Result, TrackingState, TrialEnded, TrialRestarted
 
 _STEP = 0.10
@@ -134,6 +134,10 @@ def end_line(event: TrialEnded, row: TrialRow) -> str:
 def tracking_line(event: TrackingState, before: TrackingState | None) -> str | None:
     """Return what changed with the tracker, if anything that people should know did."""
     was_away = before is not None and before.last_error is not None
+    if event.last_error is not None and event.gives_up_s is not None:
+        if before is not None and before.last_error is not None and before.gives_up_s is not None:
+            return None
+        return f"all is trained, tracking waits, up to {duration(event.gives_up_s)}: {last_line(event.last_error)}"
     if event.last_error is not None and not was_away:
         return f"tracking waits, training goes on: {last_line(event.last_error)}"
     if event.last_error is None and was_away:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TextIO
@@ -14,6 +14,7 @@ from plato_core.report.facts import SweepFacts
 from plato_core.report.progress import SweepProgress
 from plato_core.report.publisher import Logger, Publisher, finish
 from plato_core.report.terminal import TerminalReporter
+from plato_core.report.text import plain
 from plato_core.sweep.events import Event
 from plato_core.tracking.parent import ParentRun
 
@@ -55,6 +56,19 @@ def terminal(stream: TextIO) -> Iterator[Terminal]:
         yield _terminal
     finally:
         _terminal = None
+
+
+def say(line: str, logger: Logger) -> None:
+    """Tells the log, and a terminal that follows, of something after the sweep itself is over.
+
+    Args:
+        line: What to say.
+        logger: Of the flow run.
+    """
+    logger.info(line)
+    if _terminal is not None:
+        with suppress(OSError, ValueError):  # it went away
+            print(plain(line), file=_terminal.stream, flush=True)
 
 
 @contextmanager

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 STOPPED = 128 + signal.SIGTERM
 # Of the 20 s in which a cancelled sweep must be gone; what is not sent then stays in the spool.
 DRAIN_WHEN_CANCELLED_S = 4.0
-# Else: seconds without progress after which the rest is left in the spool.
+# Else: seconds without progress after which the rest is left in the spool. A store elsewhere that is away or throttles
+# gets more: `plato_core.tracking.patience`.
 DRAIN_S = 60.0
 
 
@@ -94,8 +95,12 @@ def _run(prepare: Prepare) -> int:
         folder.record_end(sweep_dir, "stopped" if STATE.cancelled else "finished")
     finally:
         # Also of a sweep that failed: its runs must not stay RUNNING, and its errors are in their tags.
-        limit_s = DRAIN_WHEN_CANCELLED_S if STATE.cancelled else math.inf
-        drained = tracking.drain(DRAIN_S, runner.tell_tracking, limit_s)
+        drained = tracking.drain(
+            DRAIN_S,
+            runner.tell_tracking,
+            lambda: DRAIN_WHEN_CANCELLED_S if STATE.cancelled else math.inf,  # it may be cancelled meanwhile
+            patient=True,
+        )
         runner.tell_tracking(drained)
     channel.emit(
         SweepEnded(

@@ -193,6 +193,7 @@ class TrackingState(_Event):
         sent: Entries that the tracker has taken.
         rejected: Entries that it refused for good.
         last_error: Why sending fails at present; None while it works.
+        gives_up_s: Once all is trained: after so many seconds without progress the rest is left for later.
     """
 
     kind: Literal["tracking_state"] = "tracking_state"
@@ -200,6 +201,7 @@ class TrackingState(_Event):
     sent: int = 0
     rejected: int = 0
     last_error: str | None = None
+    gives_up_s: FiniteFloat | None = None
 
 
 class SweepEnded(_Event):

@@ -75,6 +75,7 @@ def tell_tracking(summary: DrainSummary) -> None:
             sent=summary.sent_metrics,
             rejected=summary.rejected,
             last_error=summary.last_error,
+            gives_up_s=summary.gives_up_s,
         )
     )
 

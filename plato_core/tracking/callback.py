@@ -189,13 +189,14 @@ class SweepTrackingCallback(MLflowLoggerCallback):
         self,
         timeout_s: float = 60.0,
         on_progress: Callable[[DrainSummary], None] | None = None,
-        limit_s: float = math.inf,
+        limit_s: Callable[[], float] = lambda: math.inf,
+        patient: bool = False,
     ) -> DrainSummary:
         """Send all that is left; see :meth:`Writer.drain`. Where no trial has started there is nothing."""
         if self._writer is None:
             return DrainSummary()
         writer, self._writer = self.writer, None
-        return writer.drain(timeout_s, on_progress, limit_s)
+        return writer.drain(timeout_s, on_progress, limit_s, patient)
 
     def end_before(self, trials: Mapping[str, EndedBefore]) -> None:
         """Journal the end of trials that earlier processes have trained to it: a kill may have come before that was.

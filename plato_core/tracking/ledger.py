@@ -4,6 +4,7 @@ import logging
 from dataclasses import replace
 from typing import Any
 
+from plato_core.tracking.patience import may_pass
 from plato_core.tracking.spool import Spool
 from plato_core.tracking.summary import DrainSummary
 
@@ -11,15 +12,19 @@ logger = logging.getLogger(__name__)
 
 
 class Ledger:
-    """Keeps the books of one spool. Everything but ``sent`` belongs to the writer's thread.
+    """Keeps the books of one spool. Everything but ``sent`` and ``passes`` belongs to the writer's thread.
 
     Args:
         spool: The spool.
+
+    Attributes:
+        passes: Whether the last failure is one of a store that is away or busy, and has not refused.
     """
 
     def __init__(self, spool: Spool) -> None:
         self.spool = spool
         self.sent = DrainSummary()
+        self.passes = False
         self.runs_changed = False
         self._release: list[str] = []
 
@@ -30,6 +35,11 @@ class Ledger:
     def note_error(self, error: str) -> None:
         """Remember the last failure."""
         self.sent = replace(self.sent, last_error=error)
+
+    def note_away(self, error: Exception) -> None:
+        """Remember a failure after which the same is tried again."""
+        self.passes = may_pass(error)
+        self.note_error(str(error))
 
     def reject(self, number: int, op: dict[str, Any], error: str) -> None:
         """Set an operation aside that the store refused for good; what it held stays in the spool."""

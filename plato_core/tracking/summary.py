@@ -19,6 +19,8 @@ class DrainSummary:
         rejected: Operations that the store refused for good; they are in ``rejected.jsonl`` in the spool.
         spool: The folder with what is left; None when nothing is and it was removed.
         last_error: Why sending fails at present; None while it works.
+        gives_up_s: At the end of a sweep: after so many seconds without progress what is left stays in the spool.
+            None before.
     """
 
     sent_metrics: int = 0
@@ -31,6 +33,7 @@ class DrainSummary:
     rejected: int = 0
     spool: Path | None = None
     last_error: str | None = None
+    gives_up_s: float | None = None
 
     @property
     def complete(self) -> bool:

@@ -89,7 +89,7 @@ class Uploads:
         job.attempts += 1
         if isinstance(error, Away) and not (job.kind == "delete" and job.attempts >= MAX_DELETE_ATTEMPTS):
             job.not_before = time.monotonic() + self._backoff(job.attempts)
-            self._ledger.note_error(str(error))
+            self._ledger.note_away(error)
             return
         job.lane.jobs.remove(job)
         if error is not None:

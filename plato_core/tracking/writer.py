@@ -19,6 +19,7 @@ from plato_core.tracking.courtesy import Courtesy
 from plato_core.tracking.lanes import Lane, Numbered
 from plato_core.tracking.ledger import Ledger
 from plato_core.tracking.ops import CreateRun, LogOp, Op, SetStatus
+from plato_core.tracking.patience import patience_s
 from plato_core.tracking.sender import Away, Refused, Sender, batch_of
 from plato_core.tracking.spool import Spool
 from plato_core.tracking.summary import DrainSummary
@@ -32,6 +33,7 @@ ROUND_TRIPS_A_PAUSE = 3
 MAX_BACKOFF_S = 30.0
 MAX_IN_MEMORY = 5000
 LONGEST_UPLOAD_S = 600.0
+TOLD_AFTER_S = 5.0
 _KINDS = frozenset({"create", "metrics", "params", "tags", "checkpoint", "file", "status"})
 
 
@@ -50,6 +52,7 @@ class Writer:
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._drain_timeout_s: float | None = None
+        self._patience_s = 0.0
         self._failures = 0
         self._next_round = 0.0
         self._courtesy = Courtesy()
@@ -70,7 +73,8 @@ class Writer:
         self,
         timeout_s: float = 60.0,
         on_progress: Callable[[DrainSummary], None] | None = None,
-        limit_s: float = math.inf,
+        limit_s: Callable[[], float] = lambda: math.inf,
+        patient: bool = False,
     ) -> DrainSummary:
         """Send all that is left, and close.
 
@@ -78,26 +82,39 @@ class Writer:
 
         Args:
             timeout_s: Give up after so many seconds without progress.
-            on_progress: Called now and then with what was done so far.
-            limit_s: Give up after so many seconds in any case.
+            on_progress: Called now and then with what was done so far, and when the store has not answered for a while.
+            limit_s: Give up after so many seconds in any case; asked again and again.
+            patient: Whether a store on another machine that is away or throttles gets `patience_s` instead.
 
         Returns:
             What was sent. The spool is removed when nothing is left in it, and named otherwise.
         """
         self._drain_timeout_s = timeout_s
+        self._patience_s = patience_s(self.spool.target.tracking_uri) if patient else 0.0
         self._wake.set()
-        seen, began = -1, time.monotonic()
+        seen, told, began = -1, False, time.monotonic()
         since = began
-        while self._pending() and self._thread.is_alive() and time.monotonic() - began < limit_s:
+        while self._pending() and self._thread.is_alive() and time.monotonic() - began < limit_s():
             self._thread.join(0.05)
+            waited_s = time.monotonic() - since
             if (finished := self.spool.journal.finished) != seen:
-                seen, since = finished, time.monotonic()
+                seen, since, now = finished, time.monotonic(), self.summary()
+                told = now.last_error is not None
+                if on_progress:
+                    on_progress(now)
+            elif waited_s > self._gives_up_s(timeout_s):
+                break
+            elif waited_s > TOLD_AFTER_S and self.failing and not told:
+                told = True
                 if on_progress:
                     on_progress(self.summary())
-            # A big file is one operation: as long as its upload runs, HTTP's own time-outs decide.
-            elif time.monotonic() - since > (max(timeout_s, LONGEST_UPLOAD_S) if self._uploads.running else timeout_s):
-                break
         return self.close()
+
+    def _gives_up_s(self, timeout_s: float) -> float:
+        # A big file is one operation: as long as its upload runs, HTTP's own time-outs decide.
+        longest = max(timeout_s, LONGEST_UPLOAD_S) if self._uploads.running else timeout_s
+        refused = self.failing and not self._ledger.passes
+        return longest if refused else max(longest, self._patience_s)
 
     def close(self) -> DrainSummary:
         """Stop without sending the rest, which stays in the spool."""
@@ -118,6 +135,7 @@ class Writer:
             rejected=self.spool.rejected,
             spool=self.spool.directory,
             last_error=self._ledger.sent.last_error if self.failing else None,
+            gives_up_s=None if self._drain_timeout_s is None else self._gives_up_s(self._drain_timeout_s),
         )
 
     @property
@@ -169,7 +187,7 @@ class Writer:
         return random.uniform(0.5, 1.0) * min(ceiling, 0.25 * 2 ** min(attempts, 10))
 
     def _forget_backoff(self) -> None:
-        self._failures, self._next_round = 0, 0.0
+        self._failures, self._next_round = min(self._failures, 1), 0.0  # it is still away, as far as is known
         for lane in self._lanes.values():
             for job in lane.jobs:
                 job.not_before = 0.0
@@ -205,7 +223,7 @@ class Writer:
                 self._failures = 0
             except Away as error:
                 self._failures += 1
-                self._ledger.note_error(str(error))
+                self._ledger.note_away(error)
                 self._lanes[lane.key] = self._lanes.pop(lane.key)  # the next round begins with another
                 pause = self._backoff(self._failures)
                 break

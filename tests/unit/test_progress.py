@@ -300,6 +300,16 @@ def test_an_absent_tracker_is_told_when_it_goes_and_when_it_comes_back() -> None
     ]
 
 
+def test_that_the_end_waits_for_the_tracker_is_told_once_and_when_it_is_over() -> None:
+    away = TrackingState(last_error="429", pending=3)
+    waits = TrackingState(last_error="429", pending=3, gives_up_s=900.0)
+    assert lines(away, waits, waits, TrackingState(gives_up_s=60.0)) == [
+        "tracking waits, training goes on: 429",
+        "all is trained, tracking waits, up to 15 min: 429",
+        "tracking goes on",
+    ]
+
+
 def test_only_the_event_applied_last_has_a_line() -> None:
     progress, first = SweepProgress(CARTPOLE), ended(0)
     progress.apply(first, 0.0)
