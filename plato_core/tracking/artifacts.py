@@ -85,7 +85,9 @@ def artifact_repository(client: "MlflowClient", run_id: str) -> "ArtifactReposit
     if not azure.is_azure(uri):
         return get_artifact_repository(uri, tracking_uri=client.tracking_uri)
     with azure.in_force(client.tracking_uri):
-        return get_artifact_repository(uri, tracking_uri=client.tracking_uri)
+        repository = get_artifact_repository(uri, tracking_uri=client.tracking_uri)
+    azure.renew_transfers(repository, client.tracking_uri)
+    return repository
 
 
 def put_file(client: "MlflowClient", run_id: str, source: Path) -> str:

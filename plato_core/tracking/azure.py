@@ -7,16 +7,17 @@ night; so there it is given the credential of :mod:`plato_core.aml.credentials`,
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
 from plato_core.aml.clouds import cloud_of, tracking_uri_of, workspace_refused
@@ -25,15 +26,23 @@ from plato_core.aml.workspace import Workspace
 from plato_core.errors import ConfigError, PlatoError, TrackingError
 
 if TYPE_CHECKING:
-    from azure.core.credentials import AccessToken, TokenCredential
+    from azure.core.credentials import AccessToken
+    from mlflow import MlflowClient
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
+
+    from plato_core.aml.credentials import RenewableCredential
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # A token is asked for anew when it is valid for so many seconds only.
 _SPARE_S = 300.0
+_OF_A_TOKEN = re.compile("(Invalid|Expired)AuthenticationToken|AuthenticationFailed")
 _BARE = ("azureml", "azureml:", "azureml://")
 _WAY_OUT = "give azureml://... as the workspace's page in the Azure portal shows it, or the path of its config.json"
 
 _lock = threading.RLock()
-_ready: set[str] = set()
+_ready: dict[str, _Kept] = {}
 _reached: set[str] = set()
 
 
@@ -98,16 +107,44 @@ def prepare(uri: str) -> str:
             from plato_core.aml.credentials import credential
 
             workspace = Workspace.of(target)
+            kept = _Kept(credential())
             scope = {
                 "subscription_id": workspace.subscription_id,
                 "resource_group_name": workspace.resource_group,
                 "workspace_name": workspace.name,
                 "host_url": f"https://{urlsplit(target).netloc}",
-                "auth": _Kept(credential()),
+                "auth": kept,
             }
             target = get_mlflow_tracking_uri_v2(SimpleNamespace(ml_flow_tracking_uri=target), scope)
-            _ready.add(target)
+            _ready[target] = kept
     return target
+
+
+def renew_requests(client: MlflowClient) -> None:
+    """Have each request of a client whose token is refused sign in anew and be sent once more; then the error stands.
+
+    A token can be taken back before its end, as that of a rotated secret. In a job it is the plugin's own affair.
+
+    Args:
+        client: Made with what `prepare` returned.
+    """
+    store: Any = client._tracking_client.store  # one for all clients of an address
+    with _lock:
+        kept = _ready.get(client.tracking_uri)
+        if kept is not None and not hasattr(store._call_endpoint, "__wrapped__"):
+            store._call_endpoint = kept.renewing(store._call_endpoint)
+
+
+def renew_transfers(repository: ArtifactRepository, uri: str) -> None:
+    """Do what `renew_requests` does, for the artifacts of a run.
+
+    Args:
+        repository: Of the run.
+        uri: What `prepare` returned.
+    """
+    if (kept := _ready.get(uri)) is not None:
+        for name in ("log_artifact", "list_artifacts", "_download_file"):
+            setattr(repository, name, kept.renewing(getattr(repository, name)))
 
 
 def check(uri: str) -> None:
@@ -189,9 +226,10 @@ class _Kept:
     Some credentials start a program each time, such as `az`.
     """
 
-    def __init__(self, inner: TokenCredential) -> None:
+    def __init__(self, inner: RenewableCredential) -> None:
         self._inner = inner
         self._tokens: dict[tuple[str, ...], AccessToken] = {}
+        self._renewals = 0
         self._lock = threading.Lock()
 
     def get_token(self, *scopes: str, **options: Any) -> AccessToken:
@@ -200,6 +238,37 @@ class _Kept:
             if token is None or token.expires_on - time.time() < _SPARE_S:
                 token = self._tokens[scopes] = self._inner.get_token(*scopes, **options)
             return token
+
+    def renewing(self, ask: Callable[P, T]) -> Callable[P, T]:
+        """Return a function that does what `ask` does, and once more with new tokens where they are refused."""
+
+        @functools.wraps(ask)
+        def asking(*args: P.args, **kwargs: P.kwargs) -> T:
+            renewals = self._renewals
+            try:
+                return ask(*args, **kwargs)
+            except Exception as error:
+                if not _token_refused(error):
+                    raise
+            self._renew(renewals)
+            return ask(*args, **kwargs)
+
+        return asking
+
+    def _renew(self, seen: int) -> None:
+        with self._lock:
+            if self._renewals == seen:  # else another thread has done so since
+                self._inner.renew()
+                self._tokens.clear()
+                self._renewals += 1
+
+
+def _token_refused(error: Exception) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, MlflowException):  # an answer in Azure's own words has no code of MLflow's
+        return error.get_http_status_code() == 401 or _OF_A_TOKEN.search(str(error)) is not None
+    return getattr(error, "status_code", None) == 401
 
 
 def _shown(workspace: Workspace) -> str:

@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from plato_core.errors import TrackingError
 from plato_core.report.text import hide_passwords
 from plato_core.tracking.azure import check as check_workspace
-from plato_core.tracking.azure import is_azure, prepare
+from plato_core.tracking.azure import is_azure, prepare, renew_requests
 from plato_core.tracking.database import SQLITE, make_database
 
 if TYPE_CHECKING:
@@ -124,7 +124,11 @@ def make_client(uri: str, *, check: bool = True) -> "MlflowClient":
 
         if (database := sqlite_path(uri)) is not None:
             make_database(database)
-        return MlflowClient(tracking_uri=prepare(uri) if is_azure(uri) else absolute_uri(uri))
+        if not is_azure(uri):
+            return MlflowClient(tracking_uri=absolute_uri(uri))
+        client = MlflowClient(tracking_uri=prepare(uri))
+        renew_requests(client)
+        return client
 
 
 @contextmanager

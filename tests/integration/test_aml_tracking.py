@@ -1,6 +1,8 @@
 """A sweep's runs in Azure ML: the job's own run as the parent, its limits, its artifacts, its tokens."""
 
+import contextlib
 import json
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -92,6 +94,56 @@ print(json.dumps({
     "untouched": not [name for name in tags[1] if name.startswith("plato.")],
     "works": client.get_run(before).data.tags[JOB_TAG]}))
 """
+REVOKED = """
+import json, os, sys, time
+from pathlib import Path
+os.environ["AZURE_ML_OUTPUT_sweeps"] = str(Path.cwd())
+import aml_driver
+from aml_bed import Emulator
+from plato_core.tracking.client import make_client
+from plato_core.tracking.parent import close_parent, open_parent
+from plato_core.tracking.queries import children_of, complete_checkpoints
+from plato_core.tracking.transfer import download_checkpoint
+uri, secret = sys.argv[1], os.environ["AZURE_CLIENT_SECRET"]
+azure = Emulator(Path(sys.argv[2]), int(sys.argv[3]), secret)
+revoke = lambda: azure.control("client_secret", value=secret)  # the same again: its tokens open nothing any more
+config = aml_driver.settings(tracking_uri=uri)
+(Path.cwd() / aml_driver.SWEEP_ID).mkdir()
+opened = open_parent(uri, "revoked", "one", {}, {})
+writer = aml_driver.track(config, opened)
+aml_driver.create(writer, opened, "t0")
+for step in range(1, 4):
+    aml_driver.log(writer, "t0", step, names=3)
+aml_driver.upload(writer, "t0", 3)
+while writer.spool.journal.pending:
+    time.sleep(0.02)
+revoke()
+for step in range(4, 7):
+    aml_driver.log(writer, "t0", step, names=3)
+aml_driver.upload(writer, "t0", 6)
+aml_driver.upload_results(writer, "t0", "of this job")
+writer.append({"op": "status", "key": "t0", "status": "FINISHED", "time": aml_driver.now_ms()})
+drained = writer.drain(8.0)
+client = make_client(uri)
+revoke()
+[child] = children_of(client, [opened.experiment_id], opened.run_id)
+revoke()
+record = complete_checkpoints(client, child.run_id)[-1]
+revoke()
+down = download_checkpoint(client, child.run_id, record.artifact_path, Path("down"), record.manifest)
+revoke()
+close_parent(uri, opened.run_id, "FINISHED", metrics={"best": 6.0})
+os.environ["AZURE_CLIENT_SECRET"] = "of-nobody"
+revoke()
+refused = ""
+try:
+    client.get_run(opened.run_id)
+except Exception as error:
+    refused = type(error).__name__
+print(json.dumps({
+    "said": drained.describe(), "complete": drained.complete, "rejected": drained.rejected, "status": child.status,
+    "child": child.run_id, "iteration": down.manifest.iteration, "refused": refused}))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +207,20 @@ def test_the_jobs_own_run_is_the_parent_and_a_later_job_only_points_to_it(emulat
         assert {"checkpoint_000010", "checkpoint_000015", "result.json", "result-2.json"} <= set(trial["artifacts"])
         assert not [path for path in trial["artifacts"] if path.startswith("upload-")]  # the same again is not sent
     assert emulator.refused() == []
+
+
+def test_a_token_that_is_taken_back_is_renewed_and_all_arrives_once(emulator: Emulator, tmp_path: Path) -> None:
+    before = len(emulator.requests())
+    found = ask(emulator, REVOKED, str(emulator.folder), str(emulator.http_port), cwd=tmp_path)
+    assert (found["complete"], found["rejected"]) == (True, 0), found["said"]
+    assert (found["status"], found["iteration"]) == ("FINISHED", 6)
+    assert found["refused"] == "ClientAuthenticationError"  # where nobody is signed in any more, that stands
+    refused = [one for one in emulator.requests()[before:] if one["status"] == 401 and "api.azureml.ms" in one["host"]]
+    assert len(refused) >= 5
+    with contextlib.closing(sqlite3.connect(f"file:{emulator.folder / 'mlflow.db'}?mode=ro", uri=True)) as db:
+        points = db.execute("SELECT key, step FROM metrics WHERE run_uuid = ?", (found["child"],)).fetchall()
+    names = ("metric/0", "training_iteration", "episode_reward_mean")
+    assert sorted(points) == sorted((name, step) for name in names for step in range(1, 7))
 
 
 def test_a_job_waits_for_the_end_of_the_job_before_and_says_so(emulator: Emulator, tmp_path: Path) -> None:
