@@ -36,6 +36,7 @@ class Control:
             "token_seconds": self._token_seconds,
             "client_secret": self._client_secret,
             "expire_run_token": lambda job: tokens.expire(self._job(job).token),
+            "expire_addresses": tokens.expire_addresses,
         }
 
     def __call__(self, action: str, arguments: dict[str, Any]) -> Any:

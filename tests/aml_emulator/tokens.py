@@ -61,6 +61,11 @@ class Tokens:
         """Has a token expire now."""
         self._claims[token]["exp"] = int(time.time()) - 1
 
+    def expire_addresses(self) -> None:
+        """Has every shared access signature that was handed out expire now."""
+        with self._lock:
+            self._signatures = dict.fromkeys(self._signatures, dt.datetime.now(dt.UTC))
+
     def check(self, request: Request, *audiences: str) -> dict[str, Any]:
         """Returns the claims of a request's token.
 

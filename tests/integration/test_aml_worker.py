@@ -111,6 +111,24 @@ def test_a_run_whose_job_dies_is_crashed_with_a_diagnosis(bed: Bed) -> None:
 
 
 @pytest.mark.usefixtures("worker")
+def test_a_log_whose_address_has_expired_is_read_on(bed: Bed) -> None:
+    go_on = bed.folder.parent / "address-expired"
+    line = f"echo before; until test -e {go_on}; do sleep 0.1; done; echo after; sleep 300"
+    run_id = bed.start(command=line, cancel_grace_s=0)
+    wait_for(lambda: "before" in said(bed, run_id), "the log is copied")
+    begin = len(bed.emulator.requests())
+    bed.emulator.control("expire_addresses")
+    go_on.touch()
+    wait_for(lambda: "after" in said(bed, run_id), "the log is copied on")
+    reads = [one for one in bed.emulator.requests()[begin:] if one["path"].endswith("/std_log.txt")]
+    assert 403 in {one["status"] for one in reads if job_of(run_id) in one["path"]}
+    assert said(bed, run_id).count("before") == 1
+    assert not [one for one in said(bed, run_id) if "could not be asked" in one]
+    bed.cancel(run_id)
+    assert bed.job_ended(job_of(run_id)) == "Canceled"
+
+
+@pytest.mark.usefixtures("worker")
 def test_a_retry_of_a_run_whose_flow_never_began_is_a_new_job(bed: Bed) -> None:
     mended = bed.folder.parent / "mended"
     run_id = bed.start(command=f"test -e {mended} && exec python -m plato_core.aml.entry")
