@@ -33,7 +33,7 @@ ROUND_TRIPS_A_PAUSE = 3
 MAX_BACKOFF_S = 30.0
 MAX_IN_MEMORY = 5000
 LONGEST_UPLOAD_S = 600.0
-TOLD_AFTER_S = 5.0
+TOLD_AFTER_S = 20.0  # longer than the pause between two tries of a drain
 _KINDS = frozenset({"create", "metrics", "params", "tags", "checkpoint", "file", "status"})
 
 
@@ -98,8 +98,10 @@ class Writer:
             self._thread.join(0.05)
             waited_s = time.monotonic() - since
             if (finished := self.spool.journal.finished) != seen:
-                seen, since, now = finished, time.monotonic(), self.summary()
-                told = now.last_error is not None
+                now = self.summary()
+                if seen >= 0:  # it takes something again; what still fails is behind by its own pause
+                    now = replace(now, last_error=None)
+                seen, since, told = finished, time.monotonic(), now.last_error is not None
                 if on_progress:
                     on_progress(now)
             elif waited_s > self._gives_up_s(timeout_s):

@@ -175,19 +175,20 @@ class AwayFor:
 
     def create_run(self, op: Any) -> str:
         with outcome():
-            if time.monotonic() < self._until:
+            if time.monotonic() < self._until + (1.0 if op["key"] == "later" else 0.0):
                 raise self._error
         return "run"
 
 
 @dataclass
 class Drain:
-    """The end of a sweep, with one operation left."""
+    """The end of a sweep, with one operation of each trial left; that of `later` takes a second more."""
 
     folder: Path
     uri: str
     away_s: float
     error: Exception = THROTTLED
+    trials: tuple[str, ...] = ("t",)
     told: list[DrainSummary] = field(default_factory=list)
     took_s: float = 0.0
 
@@ -197,7 +198,8 @@ class Drain:
         )
         one = Writer(Spool.create(self.folder / "spool", target))
         one._sender = AwayFor(self.away_s, self.error)  # type: ignore[assignment]
-        one.append({"op": "create", "key": "t", "name": "t", "time": 0, "tags": {}})
+        for key in self.trials:
+            one.append({"op": "create", "key": key, "name": key, "time": 0, "tags": {}})
         one.start()
         began = time.monotonic()
         limit_s = lambda: 60.0 if time.monotonic() - began < cancelled_after_s else 0.0  # noqa: E731
@@ -221,6 +223,15 @@ def test_the_last_results_wait_for_a_store_elsewhere_and_it_is_told_once(tmp_pat
     assert len(waits) == 1
     assert waits[0].gives_up_s == 20.0
     assert drain.told[-1].last_error is None
+
+
+def test_a_store_that_takes_one_after_the_other_is_back_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "TOLD_AFTER_S", 1.5)
+    drain = Drain(tmp_path, REMOTE, away_s=2.5, trials=("t", "u", "later"))
+    assert drain.run().complete
+    away = [summary.last_error is not None for summary in drain.told]
+    assert away[away.index(True) :].count(True) == 1
+    assert not away[-1]
 
 
 @pytest.mark.usefixtures("soon")
