@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from plato_core.manifest import read_manifest, verify
 
 pytestmark = pytest.mark.timeout(900)
 TRIALS, LONGER = 3, 12
+THROTTLED_S = 130.0
 PREFECT = Path(sys.executable).with_name("prefect")
 
 
@@ -192,6 +194,28 @@ def test_a_killed_clients_job_is_followed_and_when_it_dies_the_sweep_goes_on_in_
     result = result_of(resume(laptop))
     assert result["sweep_id"] == sweep
     assert_one_sweep(runs_of(laptop, emulator, "killed"), result, jobs, LONGER)
+
+
+@soaked
+def test_an_mlflow_that_throttles_at_the_end_is_waited_for(laptop: Product, emulator: Emulator) -> None:
+    """From before the last results on for over two minutes, and then where the winner is selected."""
+    script = start(laptop, "throttled", nodes=1, iterations=LONGER)
+    job = f"ps-{sweep_that_trains(laptop, emulator, script)}-000"
+    retry_after = {"Retry-After": "1"}
+    emulator.fault("eastus.api.azureml.ms/mlflow/", status=429, times=10**6, headers=retry_after)
+    try:
+        wait_until(lambda: "all is trained, tracking waits, up to 15 min: " in script.stderr, "the end waits", 300)
+        time.sleep(THROTTLED_S)
+        assert emulator.job(job)["status"] == "Running"
+    finally:
+        emulator.control("clear_faults")
+    emulator.fault("/mlflow/runs/search$", status=503, times=20)
+    result = result_of(script)
+    assert emulator.job(job)["status"] == "Completed"
+    for line in ("all is trained, tracking waits", "waiting for the tracking store, up to 15 min: ", "answers again"):
+        assert script.stderr.count(line) == 1, script.stderr
+    assert "tracking goes on" in script.stderr
+    assert_one_sweep(runs_of(laptop, emulator, "throttled"), result, [job], LONGER)
 
 
 def test_what_cannot_be_a_job_is_refused_in_one_line_before_anything_is_made(
