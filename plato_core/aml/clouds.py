@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 # As azure-ai-ml 1.35 asks for a workspace.
 _API_VERSION = "2024-10-01-preview"
 _TIMEOUT_S = 30.0
+# The way out where Azure was not reached at all, and where it was and could not answer.
+UNREACHED = "look at the network and its proxy (HTTPS_PROXY), and try again"
+BUSY = "try again in a while"
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ def tracking_uri_of(workspace: Workspace) -> str:
         answer = requests.get(address, headers={"Authorization": f"Bearer {token}"}, timeout=_TIMEOUT_S)
     except requests.RequestException as error:
         cause = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise AmlUnavailable(f"Azure does not answer ({cause}); try again, or look at the network") from None
+        raise AmlUnavailable(f"Azure does not answer ({cause}); {UNREACHED}") from None
     if answer.status_code != 200:
         kind = AmlUnavailable if answer.status_code in (408, 429) or answer.status_code >= 500 else AmlError
         raise kind(workspace_refused(workspace, answer.status_code))
@@ -105,4 +108,4 @@ def workspace_refused(workspace: Workspace, status: int) -> str:
             f"{shown} refuses whoever is signed in ({status}); they need the role AzureML Data Scientist "
             "there, or sign in as somebody else with `az login`"
         )
-    return f"{shown} answers {status}; try again later"
+    return f"{shown} answers {status}; {BUSY}"

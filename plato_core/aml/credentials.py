@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from plato_core.aml.clouds import current_cloud
+from plato_core.aml.clouds import UNREACHED, current_cloud
 from plato_core.errors import AmlError, AmlUnavailable
 from plato_core.report.text import cut, plain
 
@@ -104,8 +104,8 @@ def _credential() -> TokenCredential:
         exclude_visual_studio_code_credential=True,
         exclude_shared_token_cache_credential=True,
         # DEFAULT_IDENTITY_CLIENT_ID: the identity of the compute that a job runs on.
-        transport=PromptTransport(read_timeout=TIMEOUTS["read_timeout"]),
         managed_identity_client_id=os.environ.get("AZURE_CLIENT_ID") or os.environ.get("DEFAULT_IDENTITY_CLIENT_ID"),
+        transport=PromptTransport(**TIMEOUTS),
     )
 
 
@@ -132,8 +132,9 @@ def signed_in(scope: str | None = None) -> RenewableCredential:
 def sign_in_error(text: str) -> AmlError:
     """Return the error for azure-identity's account of everything it tried: final, or one that may pass."""
     message = sign_in_message(text)
-    final = message.startswith(_NOBODY) or _REFUSAL.search(text)
-    return AmlError(message) if final else AmlUnavailable(message)
+    if message.startswith(_NOBODY) or _REFUSAL.search(text):
+        return AmlError(message)
+    return AmlUnavailable(message.removesuffix(WAY_OUT) + UNREACHED)
 
 
 def sign_in_message(text: str) -> str:

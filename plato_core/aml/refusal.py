@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from plato_core.aml.clouds import BUSY, UNREACHED
 from plato_core.aml.credentials import sign_in_error
 from plato_core.errors import AmlError, AmlUnavailable
 from plato_core.report.text import cut, plain
@@ -27,10 +28,10 @@ def translated(error: Exception) -> AmlError:
         )
     if "BlobAlreadyExists" in str(getattr(error, "error_code", "")):
         # The storage's own retry of a file whose upload had no answer. The next try has a folder of its own.
-        return AmlUnavailable(f"a file of the code was stored, and the answer was lost: {text}")
+        return AmlUnavailable(f"a file of the code was stored, and the answer was lost: {text}; {BUSY}")
     broke_off = isinstance(error, NotSent | NotAnswered | OSError | HttpResponseError) and status is None
     if broke_off or status in (408, 429) or (status or 0) >= 500:
-        return AmlUnavailable(f"Azure ML does not answer as it should: {text}")
+        return AmlUnavailable(f"Azure ML does not answer as it should: {text}; {UNREACHED if broke_off else BUSY}")
     if isinstance(cause := error.__cause__, AzureError | OSError):
         return translated(cause)  # azure-ai-ml wraps whatever befalls an upload of code as an error of its own
     return AmlError(f"Azure ML refuses{f' ({status})' if status else ''}: {text}")

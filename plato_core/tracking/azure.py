@@ -20,7 +20,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
-from plato_core.aml.clouds import cloud_of, tracking_uri_of, workspace_refused
+from plato_core.aml.clouds import UNREACHED, cloud_of, tracking_uri_of, workspace_refused
 from plato_core.aml.jobrun import JobRun
 from plato_core.aml.workspace import Workspace
 from plato_core.errors import ConfigError, PlatoError, TrackingError
@@ -174,14 +174,12 @@ def check(uri: str) -> None:
     except MlflowException as error:
         status = _status(str(error)) or error.get_http_status_code()
         known = status in (401, 403, 404)
-        raise TrackingError(
-            workspace_refused(workspace, status) if known else f"{_shown(workspace)} does not answer ({_cause(error)})"
-        ) from error
+        raise TrackingError(workspace_refused(workspace, status) if known else _unreached(workspace, error)) from error
     except Exception as error:  # the plugin's own, azure.core's and requests': they have no common base
         status = getattr(error, "status_code", None)
         if status in (401, 403, 404):
             raise TrackingError(workspace_refused(workspace, status)) from error
-        raise TrackingError(f"{_shown(workspace)} does not answer ({_cause(error)})") from error
+        raise TrackingError(_unreached(workspace, error)) from error
     with _lock:
         _reached.add(target)
 
@@ -273,6 +271,10 @@ def _token_refused(error: Exception) -> bool:
 
 def _shown(workspace: Workspace) -> str:
     return f"Azure ML workspace {workspace}"
+
+
+def _unreached(workspace: Workspace, error: BaseException) -> str:
+    return f"{_shown(workspace)} does not answer ({_cause(error)}); {UNREACHED}"
 
 
 def _status(text: str) -> int | None:

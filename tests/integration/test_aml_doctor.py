@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +21,7 @@ from aml_bed import Emulator, running_emulator
 from aml_jobs import laptop_env
 from aml_worker_bed import GuardedServer
 from prefect_server import PrefectServer
-from thorough import thorough
+from thorough import SOAKED, soaked, thorough
 
 from plato_core.aml.pool import template
 
@@ -62,20 +64,24 @@ class Desk:
     server: PrefectServer
     driver: subprocess.Popen[str]
 
-    def doctor(self, *arguments: str, cwd: Path | None = None, **env: str | None) -> Seen:
-        argv = ["aml", "doctor", *arguments]
+    def doctor(
+        self, *arguments: str, cwd: Path | None = None, limits: dict[str, float] | None = None, **env: str | None
+    ) -> Seen:
+        asked = {"argv": ["aml", "doctor", *arguments], "cwd": str(cwd or self.project), "env": env}
         assert self.driver.stdin
         assert self.driver.stdout
-        self.driver.stdin.write(json.dumps({"argv": argv, "cwd": str(cwd or self.project), "env": env}) + "\n")
+        self.driver.stdin.write(json.dumps(asked | {"limits": limits or {}}) + "\n")
         self.driver.stdin.flush()
         seen = Seen(**json.loads(self.driver.stdout.readline()))
         assert not [value for value in (PASSWORD, *self.emulator.secrets()) if value in seen.out + seen.err]
         return seen
 
-    def checked(self, *variables: str, cwd: Path | None = None, **env: str | None) -> Seen:
+    def checked(
+        self, *variables: str, cwd: Path | None = None, limits: dict[str, float] | None = None, **env: str | None
+    ) -> Seen:
         """With variables over the deployment's, without what takes long."""
         given = [part for one in variables for part in ("--job-variable", one)]
-        return self.doctor("--json", "--no-write", *given, cwd=cwd, **env)
+        return self.doctor("--json", "--no-write", *given, cwd=cwd, limits=limits, **env)
 
 
 def make_project(folder: Path, emulator: Emulator, ray: str = version("ray")) -> Path:
@@ -228,6 +234,58 @@ def test_who_is_not_signed_in_is_told_how(desk: Desk, env: dict[str, str | None]
     assert {name for name, line in seen.lines.items() if line["level"] == "ok"} == {
         "settings", "environment", "code", "private files", "Prefect API",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("silent", "unmade"),
+    [
+        ("GET management.azure.com/", {"workspace": "failed"}),
+        pytest.param("login.microsoftonline.com/", {"login": "failed"}, marks=SOAKED),
+        pytest.param(
+            "management.azure.com/.*/(computes|environments|datastores)",
+            {"compute": "failed", "environment": "failed", "storage": "failed"},
+            marks=SOAKED,
+        ),
+        pytest.param("kv-emu.vault.azure.net/", {"key vault": "warning"}, marks=SOAKED),
+    ],
+)
+def test_a_service_that_says_nothing_is_given_up_and_told_of(desk: Desk, silent: str, unmade: dict[str, str]) -> None:
+    """Each limit is there to be made shorter: without one, this test would not end."""
+    desk.emulator.fault(silent, silent=True, times=10**6)
+    try:
+        seen = desk.checked("environment=plato:3", limits={"connection_timeout": 5.0, "read_timeout": 0.2})
+    finally:
+        desk.emulator.control("clear_faults")
+    lines = seen.lines
+    assert (seen.code, seen.err, list(lines)) == (1, "", CHECKS)
+    for name, level in unmade.items():
+        assert lines[name]["level"] == level, seen.out
+        assert "Read timed out" in lines[name]["found"]
+        assert (
+            "look at the network" in lines[name]["remedy"] or "network reaches the key vault" in lines[name]["remedy"]
+        )
+    first = next(iter(unmade))
+    skipped = {line["found"] for line in lines.values() if line["level"] == "skipped"}
+    assert skipped <= {f"needs {first}", "the workspace is not known"}
+
+
+@soaked
+def test_a_network_that_lets_nothing_out_is_told_of_too(desk: Desk) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, contextlib.ExitStack() as waiting:
+        for _ in range(4):  # those that nobody takes: the next one's first packet has no answer
+            one = waiting.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(full.getsockname())
+        proxy = f"http://127.0.0.1:{full.getsockname()[1]}"
+        seen = desk.doctor(
+            "--json", "--no-write", "--no-prefect", limits={"connection_timeout": 0.2},
+            HTTPS_PROXY=proxy, https_proxy=proxy,
+        )  # fmt: skip
+    login = seen.lines["login"]
+    assert (seen.code, login["level"]) == (1, "failed"), seen.out
+    assert "timed out" in login["found"]
+    assert login["remedy"].startswith("look at the network")
+    assert seen.lines["MLflow"]["found"] == "needs login"
 
 
 def test_a_key_that_the_prefect_api_refuses_is_found(desk: Desk) -> None:

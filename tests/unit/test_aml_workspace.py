@@ -113,5 +113,8 @@ def test_what_azure_says_about_signing_in_becomes_one_line() -> None:
 )
 def test_azure_that_is_not_reached_is_asked_again_and_one_that_refuses_is_not(why: str, kind: type[AmlError]) -> None:
     text = REFUSED.replace("AADSTS7000215: Invalid client secret provided. Trace ID: 1", why)
-    assert type(sign_in_error(text)) is kind
+    error = sign_in_error(text)
+    assert type(error) is kind
+    assert ("look at the network" in str(error)) == (kind is AmlUnavailable)
+    assert ("sign in with" in str(error)) == (kind is AmlError)
     assert type(sign_in_error(NOBODY)) is AmlError

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from plato_core.aml.credentials import TIMEOUTS
 from plato_core.aml.pool import AzureMLJobConfiguration
 from plato_core.aml.workspace import Workspace
 
@@ -70,4 +71,5 @@ class Case:
             show_progress=False,
             enable_telemetry=False,
             retry_total=2,
+            **TIMEOUTS,
         )

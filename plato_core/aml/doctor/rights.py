@@ -52,11 +52,13 @@ def key_vault(case: Case) -> Finding:
     if not named:
         return fine("no secret is set, which is right for a Prefect server without a password")
     unread: list[str] = []
+    remedy = "see that the cluster's network reaches the key vault"
     for name, url in named.items():
         try:
             value = secret(url)
         except VaultRefused:
             unread.append(f"{url}: there, but not for whoever is signed in here")
+            remedy = "give the job's identity the role Key Vault Secrets User"
         except AmlUnavailable as error:
             unread.append(str(error).rpartition("; ")[0] or str(error))
         except (AmlError, ConfigError) as error:
@@ -66,10 +68,7 @@ def key_vault(case: Case) -> Finding:
                 return broken(f"{url}: a space or a line break is at an end of the secret", "store it anew without")
             case.secrets[name] = value
     if unread:
-        return warned(
-            f"{', '.join(unread)}; by which the job's own identity is not judged",
-            "give the job's identity the role Key Vault Secrets User",
-        )
+        return warned(f"{', '.join(unread)}; by which the job's own identity is not judged", remedy)
     return fine(f"{', '.join(named.values())} can be read from here; in a job the job's own identity counts")
 
 
