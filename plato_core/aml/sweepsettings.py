@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ConfigDict, Field, ValidationError
 
@@ -11,6 +13,9 @@ from plato_core.config import SweepConfig
 from plato_core.config_errors import config_error
 from plato_core.config_store import is_of_this_machine
 from plato_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from plato_core.aml.job import JobSpec
 
 
 class SweepJobFields(JobFields):
@@ -27,7 +32,16 @@ def settings_of(config: SweepConfig) -> SweepJobFields:
     Raises:
         ConfigError: One is not known or not possible; one line.
     """
-    given: dict[str, Any] = {name: value for name, value in config.job_variables.items() if value is not None}
+    return fields_of(config.job_variables)
+
+
+def fields_of(job_variables: Mapping[str, Any]) -> SweepJobFields:
+    """Return the settings that job variables make; those that are None are as if not given.
+
+    Raises:
+        ConfigError: One is not known or not possible; one line.
+    """
+    given = {name: value for name, value in job_variables.items() if value is not None}
     try:
         return SweepJobFields.model_validate(given)
     except ValidationError as error:
@@ -57,6 +71,20 @@ def tracked(config: SweepConfig) -> SweepConfig:
     return config
 
 
+def foreseen(settings: SweepJobFields, experiment: str) -> JobSpec:
+    """Return what a sweep's job would be, as far as it is known before the sweep; makes and asks nothing.
+
+    Raises:
+        ConfigError: A setting cannot be; one line.
+    """
+    from plato_core.aml.job import COMMAND, job_spec
+
+    with _of_job_variables():
+        return job_spec(
+            settings, name="ps-", display_name="", command=COMMAND, experiment=experiment, tags={}, env=settings.env
+        )
+
+
 def check_job(config: SweepConfig) -> None:
     """Check what can be known of a sweep's job before it is paid for: its settings, its code, its cluster.
 
@@ -67,17 +95,21 @@ def check_job(config: SweepConfig) -> None:
         AmlError: Azure ML cannot be asked.
     """
     from plato_core.aml.client import JobClient
-    from plato_core.aml.job import COMMAND, command_job, job_spec
+    from plato_core.aml.job import command_job
 
     settings = settings_of(config)
-    try:
+    spec = foreseen(settings, config.experiment_name)
+    with _of_job_variables():
         workspace = settings.find_workspace()
-        spec = job_spec(
-            settings, name="ps-", display_name="", command=COMMAND, experiment=config.experiment_name, tags={},
-            env=settings.env,
-        )  # fmt: skip
         command_job(spec)
         if config.resume is None:
             JobClient(workspace).check_compute(settings.compute, settings.instance_count)
+
+
+@contextmanager
+def _of_job_variables() -> Iterator[None]:
+    """Has an error say which setting of a sweep it is about: that of its job."""
+    try:
+        yield
     except ConfigError as error:
         raise ConfigError(f"job_variables: {error}") from None

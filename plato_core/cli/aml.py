@@ -57,18 +57,22 @@ def doctor(
         Say each line as one JSON object.
     """
     from plato_core.aml.doctor import examine
-    from plato_core.aml.doctor.settings import KNOWN, Found, look_up
+    from plato_core.aml.doctor.settings import KNOWN, look_up
+    from plato_core.aml.sweepsettings import fields_of
     from plato_core.aml.variables import parsed
 
     if no_prefect and deployment is not None:
         raise ConfigError("--no-prefect: a deployment runs by Prefect; leave out one of the two")
-    overrides = parsed(job_variable or [], KNOWN)
+    overrides = parsed(job_variable or [], None if no_prefect else KNOWN)
     if workspace_config is not None:
         overrides["workspace_config"] = str(workspace_config)
-    found = Found("--job-variable") if no_prefect else look_up(deployment, Path.cwd())
+    if no_prefect:
+        settings, source, note = fields_of(overrides), "--job-variable", ""
+    else:
+        found = look_up(deployment, Path.cwd())
+        settings, source, note = found.filled(overrides), found.source, found.note
     lines = []
-    settings = found.filled(overrides)
-    for line in examine(settings, source=found.source, note=found.note, prefect=not no_prefect, write=not no_write):
+    for line in examine(settings, source=source, note=note, write=not no_write):
         lines.append(line)
         print(line.model_dump_json() if json else line.describe(), flush=True)
     failed = sum(line.level == "failed" for line in lines)

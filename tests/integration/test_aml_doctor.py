@@ -226,7 +226,7 @@ def test_a_workspace_that_is_not_there_is_named_with_its_remedy(desk: Desk, tmp_
     ],
 )
 def test_who_is_not_signed_in_is_told_how(desk: Desk, env: dict[str, str | None], found: str) -> None:
-    seen = desk.checked(cwd=None, **env)
+    seen = desk.checked(cwd=None, limits=None, **env)
     line = seen.lines["login"]
     assert (seen.code, line["level"]) == (1, "failed")
     assert found in line["found"]
@@ -355,6 +355,11 @@ def test_low_priority_nodes_are_told_of(desk: Desk) -> None:
         (["--job-variable", "computer=x"], "there is no setting 'computer'"),
         (["--job-variable", "instance_count=0"], "instance_count: 0 is not possible"),
         (["--deployment", "sweep/nothing"], "is neither on the Prefect server"),
+        (
+            ["--no-prefect", "--job-variable", "api_url=https://prefect.example.com/api"],
+            "job_variables.api_url: there is no such setting",
+        ),
+        (["--no-prefect", "--job-variable", "instance_cuont=2"], "job_variables.instance_cuont: there is no such"),
         (["--deployment", "sweep/local"], "runs in the pool local, which is not of type azure-ml"),
     ],
 )
@@ -368,8 +373,25 @@ def test_a_job_without_prefect_is_examined_without_its_api_and_its_secrets(desk:
     seen = desk.doctor("--json", "--no-write", "--no-prefect", "--job-variable", "instance_count=5")
     lines = seen.lines
     assert seen.code == 1
-    assert list(lines) == [name for name in CHECKS if name not in ("settings", "key vault", "Prefect API")]
+    assert list(lines) == [name for name in CHECKS if name not in ("key vault", "Prefect API")]
     assert {name for name, line in lines.items() if line["level"] == "failed"} == {"compute"}
+
+
+@pytest.mark.parametrize(
+    ("variable", "found", "remedy"),
+    [
+        ("ray_port=10002", "job_variables: ray_port: 10002 comes into the way", "give one outside 10002 to 19999"),
+        ("env.AZURE_CLIENT_SECRET=mine", "job_variables: env.AZURE_CLIENT_SECRET: a secret would stand", "remove it"),
+    ],
+)
+def test_settings_that_a_sweep_of_a_flow_at_home_refuses_are_found(
+    desk: Desk, variable: str, found: str, remedy: str
+) -> None:
+    seen = desk.doctor("--json", "--no-write", "--no-prefect", "--job-variable", variable)
+    line = seen.lines["settings"]
+    assert (seen.code, line["level"], line["remedy"]) == (1, "failed", remedy), seen.out
+    assert found in line["found"]
+    assert "mine" not in seen.out
 
 
 def test_a_pool_without_the_deployment_is_a_warning(desk: Desk) -> None:

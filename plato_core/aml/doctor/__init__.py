@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from plato_core.aml.doctor import cluster, environment, rights, route, signin, tracking, upload
 from plato_core.aml.doctor.case import Case
 from plato_core.aml.doctor.finding import Finding, Line, broken, fine, of_error, skipped, warned
-from plato_core.aml.fields import PoolFields
 from plato_core.aml.pool import AzureMLJobConfiguration
 from plato_core.aml.refusal import translated
+from plato_core.aml.sweepsettings import SweepJobFields, foreseen
 from plato_core.errors import PlatoError
 from plato_core.report.text import cut, plain
 
@@ -37,7 +37,10 @@ class _Check:
 
 
 def _settings(case: Case) -> Finding:
-    """See whether a worker would make a job of them at all."""
+    """See whether a worker, or a flow that stays at home, would make a job of them at all."""
+    if case.sweep is not None:
+        foreseen(case.sweep, "")
+        return fine(case.source)
     from uuid import UUID
 
     from prefect.client.schemas.objects import FlowRun
@@ -51,7 +54,7 @@ def _settings(case: Case) -> Finding:
 
 
 _CHECKS = (
-    _Check("settings", _settings, prefect=True),
+    _Check("settings", _settings),
     _Check("login", signin.login),
     _Check("workspace", signin.workspace, ("login",)),
     _Check("compute", cluster.compute, ("workspace",)),
@@ -69,25 +72,26 @@ _CHECKS = (
 
 
 def examine(
-    settings: PoolFields, *, source: str = "", note: str = "", prefect: bool = True, write: bool = True
+    settings: AzureMLJobConfiguration | SweepJobFields, *, source: str = "", note: str = "", write: bool = True
 ) -> Iterator[Line]:
     """Look at a setup, one check after another.
 
     Args:
-        settings: Of its jobs.
+        settings: Of its jobs; those of a sweep whose flow stays at home have nothing to do with Prefect, and nothing of
+            its API or of its secrets is looked at.
         source: Where they come from, in words.
         note: Why they do not come from a Prefect server, which is a warning; empty if they do.
-        prefect: Whether the jobs talk to the Prefect API; without, nothing of it or of its secrets is looked at.
         write: Whether a run may be written to MLflow, which is deleted again.
 
     Yields:
         What each check found, as soon as it did.
     """
-    known = settings if isinstance(settings, AzureMLJobConfiguration) else None
-    case = Case(known or AzureMLJobConfiguration(**settings.model_dump()), source, note, prefect, write)
+    sweep = settings if isinstance(settings, SweepJobFields) else None
+    filled = AzureMLJobConfiguration(**settings.model_dump()) if isinstance(settings, SweepJobFields) else settings
+    case = Case(filled, source, note, sweep, write)
     in_the_way: dict[str, str] = {}  # by the name of a check that could not be done, the one at the root of it
     for check in _CHECKS:
-        if check.prefect and not prefect:
+        if check.prefect and not case.prefect:
             continue
         missing = next((in_the_way[name] for name in check.needs if name in in_the_way), None)
         found = skipped(f"needs {missing}") if missing else _found(check, case)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from plato_core.aml.credentials import TIMEOUTS
 from plato_core.aml.pool import AzureMLJobConfiguration
+from plato_core.aml.sweepsettings import SweepJobFields
 from plato_core.aml.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class Case:
         settings: Of the jobs.
         source: Where they come from, in words.
         note: Why they do not come from a Prefect server; empty if they do.
-        prefect: Whether a job talks to the Prefect API.
+        sweep: The same as a sweep takes them whose flow stays at home; None where a job executes the flow itself.
         write: Whether something may be written to MLflow, and removed again.
 
     Attributes:
@@ -43,7 +44,7 @@ class Case:
     settings: AzureMLJobConfiguration
     source: str = ""
     note: str = ""
-    prefect: bool = True
+    sweep: SweepJobFields | None = None
     write: bool = True
     credential: TokenCredential | None = None
     workspace: Workspace | None = None
@@ -52,6 +53,11 @@ class Case:
     cluster: AmlCompute | None = None
     upload: Upload | None = None
     secrets: dict[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def prefect(self) -> bool:
+        """Whether a job talks to the Prefect API."""
+        return self.sweep is None
 
     @cached_property
     def ml(self) -> MLClient:
