@@ -85,19 +85,19 @@ class Bed:
         folder: Of the project.
         server: Prefect's.
         emulator: The workspace's.
-        variables: Further ones of the worker's environment.
+        variables: Further ones of the worker's environment; one that is None is taken away.
     """
 
     folder: Path
     server: PrefectServer
     emulator: Emulator
-    variables: dict[str, str] = field(default_factory=dict)
+    variables: dict[str, str | None] = field(default_factory=dict)
 
     @property
     def environment(self) -> dict[str, str]:
         """Of a shell in which the worker and `prefect` are typed."""
         own = {name: value for name, value in self.server.environment.items() if name.startswith("PREFECT_")}
-        return {
+        found = {
             **inherited_env(),
             **self.emulator.env(),
             **own,
@@ -106,6 +106,7 @@ class Bed:
             "PYTHONUNBUFFERED": "1",
             **self.variables,
         }
+        return {name: value for name, value in found.items() if value is not None}
 
     @contextlib.contextmanager
     def worker(self) -> Iterator[subprocess.Popen[bytes]]:

@@ -14,15 +14,17 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from plato_core.aml.clouds import current_cloud, tracking_uri_of
+from plato_core.aml.clouds import current_cloud, tracking_uri_of, workspace_refused
 from plato_core.aml.credentials import TIMEOUTS, RenewableCredential, signed_in
+from plato_core.aml.environments import MAKE, Registered
 from plato_core.aml.job import JobSpec, command_job
 from plato_core.aml.refusal import translated
 from plato_core.aml.workspace import Workspace
-from plato_core.errors import ConfigError
+from plato_core.errors import AmlError, ConfigError
 from plato_core.report.text import plain
 
 if TYPE_CHECKING:
@@ -74,21 +76,25 @@ class JobClient:
         self.workspace = workspace
         self._lock = threading.Lock()
 
-    def check_compute(self, name: str, instance_count: int) -> None:
-        """Refuse a cluster that is not there or is too small, which Azure ML itself tells only a queued job.
+    def check(self, spec: JobSpec) -> None:
+        """Refuse a job that Azure ML would refuse with fewer words, or only when it is queued.
 
         Raises:
-            ConfigError: It is not as it must be.
+            ConfigError: Its cluster is not there or is too small, or its environment is not there.
             AmlError: Azure ML cannot be asked.
         """
+        self._check_compute(spec.compute, spec.instance_count)
+        self._check_environment(spec)
+
+    def _check_compute(self, name: str, instance_count: int) -> None:
         from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, ResourceNotFoundError
 
         try:
             compute = self._call(lambda: self._ml.compute.get(name), keep=(ResourceNotFoundError, HttpResponseError))
         except ResourceNotFoundError:
-            there = ", ".join(sorted(found.name or "" for found in self._call(lambda: list(self._ml.compute.list()))))
+            there = self._computes() or "none"
             raise ConfigError(
-                f"compute: workspace {self.workspace.name} has no compute {name!r}; it has: {there or 'none'}"
+                f"compute: workspace {self.workspace.name} has no compute {name!r}; it has: {there}"
             ) from None
         except ClientAuthenticationError as error:
             raise translated(error) from None
@@ -102,6 +108,33 @@ class JobClient:
                 f"instance_count: {instance_count} nodes, but compute {name!r} grows to {most} at most; "
                 "ask for fewer or raise the cluster's maximum"
             )
+
+    def _computes(self) -> str:
+        from azure.core.exceptions import ResourceNotFoundError
+
+        try:
+            found = self._call(lambda: list(self._ml.compute.list()), keep=(ResourceNotFoundError,))
+        except ResourceNotFoundError:  # none of its computes is there, as it is not itself
+            raise AmlError(workspace_refused(self.workspace, 404)) from None
+        return ", ".join(sorted(one.name or "" for one in found))
+
+    def _check_environment(self, spec: JobSpec) -> None:
+        from azure.core.exceptions import HttpResponseError
+
+        named = None if (Path(spec.code) / spec.environment).is_dir() else Registered.of(spec.environment)
+        if named is None:
+            return
+        try:
+            if self._call(lambda: named.find(self._ml), keep=(HttpResponseError,)) is not None:
+                return
+            there = self._call(lambda: named.others(self._ml))
+        except HttpResponseError as error:
+            if error.status_code == 403:  # may submit jobs, but not look at environments
+                return
+            raise translated(error) from None
+        raise ConfigError(
+            f"environment: workspace {self.workspace.name} has no environment {str(named)!r}; it has {there}; {MAKE}"
+        )
 
     def find(self, name: str) -> JobState | None:
         """Return a job, or None if there is none of that name.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from plato_core.aml.environments import Registered
 from plato_core.aml.fields import JobFields
 from plato_core.aml.jobsettings import QUIET, WORKER_PORTS
 from plato_core.errors import ConfigError
@@ -29,7 +30,6 @@ _NEVER = (
     "AZURE_CLIENT_SECRET", "AZURE_CLIENT_CERTIFICATE_PASSWORD", "AZURE_PASSWORD", "PREFECT_CLIENT_CUSTOM_HEADERS",
     "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN",
 )  # fmt: skip
-_REGISTERED = re.compile(r"azureml://\S+|(azureml:)?[\w.-]+[:@][\w.-]+")
 _TAG = 1000  # AML's limit on a tag's value, in characters
 
 
@@ -182,7 +182,7 @@ def _environment(spec: JobSpec) -> str | Environment:
         if not (folder / "Dockerfile").is_file():
             raise ConfigError(f"environment: there is no Dockerfile in {folder}")
         return Environment(build=BuildContext(path=str(folder), dockerfile_path="Dockerfile"))
-    if _REGISTERED.fullmatch(named):
+    if re.fullmatch(r"azureml://\S+", named) or Registered.of(named):
         return named if named.startswith("azureml:") else f"azureml:{named}"
     raise ConfigError(f"environment: {named!r} is neither a folder in {spec.code} nor like name:version or name@latest")
 

@@ -87,7 +87,7 @@ class Placing:
             budget=self._budget,
         ).write(self._sweep_dir)
         self._talk.say(f"submitting job {spec.name} to {self._jobs.workspace}")
-        self._talk.insist(lambda: self._jobs.check_compute(spec.compute, spec.instance_count))
+        self._talk.insist(lambda: self._jobs.check(spec))
         if told_to_stop():
             return None
         self._named(spec.name)

@@ -86,9 +86,9 @@ def foreseen(settings: SweepJobFields, experiment: str) -> JobSpec:
 
 
 def check_job(config: SweepConfig) -> None:
-    """Check what can be known of a sweep's job before it is paid for: its settings, its code, its cluster.
+    """Check what can be known of a sweep's job before it is paid for: its settings, code, cluster and environment.
 
-    The cluster of a sweep that goes on is asked for with its next job: the one that it has may only be followed.
+    The last two are asked for with the next job of a sweep that goes on: the one that it has may only be followed.
 
     Raises:
         ConfigError: One is not as it must be; one line.
@@ -103,7 +103,7 @@ def check_job(config: SweepConfig) -> None:
         workspace = settings.find_workspace()
         command_job(spec)
         if config.resume is None:
-            JobClient(workspace).check_compute(settings.compute, settings.instance_count)
+            JobClient(workspace).check(spec)
 
 
 @contextmanager

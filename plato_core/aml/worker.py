@@ -156,7 +156,7 @@ class AzureMLWorker(BaseWorker[AzureMLJobConfiguration, AzureMLVariables, AzureM
                         await self._cancelled(current, "Cancelled before an Azure ML job was submitted.")
                     return name, False
                 logger.info("Submitting job %s to %s", name, jobs.workspace)
-                await _in_thread(jobs.check_compute, spec.compute, spec.instance_count)
+                await _in_thread(jobs.check, spec)
                 await self._create(jobs, spec)
                 return name, True
             except AmlUnavailable as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import os
 import random
@@ -16,13 +17,14 @@ from aml_bed import running_emulator
 from aml_faults import CLASSES, OF_A_JOB, Faulty
 from aml_worker_bed import POOL, Bed, GuardedServer, project
 from prefect_server import wait_for
-from thorough import SOAKED, thorough
+from thorough import SOAKED, soaked, thorough
 
 from plato_core.aml.logcopy import LOG_LABEL
 from plato_core.aml.workspace import Workspace
 
 pytestmark = pytest.mark.timeout(400)
 PASSWORD = "a-password-of-this-test"
+CLOSED = 9  # a port that nobody listens at
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +74,17 @@ def test_a_worker_that_was_killed_is_followed_by_the_next(bed: Bed) -> None:
         assert bed.ended(dead)["state_name"] == "Crashed"
     assert said(bed, run_id).count("printed by the flow") == 1
     assert sorted(bed.emulator.jobs()) == sorted([job_of(run_id), job_of(dead)])  # neither was submitted twice
+
+
+@soaked
+def test_a_worker_whom_nobody_signed_in_crashes_its_runs_and_says_how_to(bed: Bed) -> None:
+    """It too is there alone."""
+    variables = dict.fromkeys(("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET"))
+    with dataclasses.replace(bed, variables=variables).worker():
+        run = bed.ended(bed.start())
+    assert run["state_name"] == "Crashed"
+    assert "nobody is signed in to Azure" in run["state"]["message"]
+    assert "; sign in with `az login`, or set AZURE_TENANT_ID" in run["state"]["message"]
 
 
 @pytest.mark.usefixtures("worker")
@@ -150,6 +163,16 @@ def test_a_retry_of_a_run_whose_flow_never_began_is_a_new_job(bed: Bed) -> None:
     ("variables", "message"),
     [
         ({"compute": "no-such"}, "compute: workspace ws-emu has no compute 'no-such'; it has: "),
+        ({"environment": "plato:9"}, "environment: workspace ws-emu has no environment 'plato:9'; it has none of that"),
+        (
+            {"environment": "plato@latest"},
+            "`az ml environment create --file deployments/aml/environment.yaml` makes one",
+        ),
+        (
+            {"subscription_id": "s-1", "resource_group": "rg-emu", "workspace": "elsewhere"},
+            "Azure ML workspace elsewhere (resource group rg-emu, subscription s-1) does not exist, or not for whoever "
+            "is signed in; look at its config.json",
+        ),
         ({"instance_count": 400}, "instance_count: 400 nodes, but compute 'cpu-cluster' grows to"),
         ({"code": "/no/such"}, "code: there is no folder '/no/such'"),
         ({"env": {"PREFECT_API_KEY": "pnu_123"}}, "env.PREFECT_API_KEY: it would stand in the job's settings"),
@@ -163,6 +186,43 @@ def test_a_run_that_cannot_become_a_job_says_why(bed: Bed, variables: dict[str, 
     assert run["state_name"] == "Crashed"
     assert message in run["state"]["message"]
     assert "Traceback" not in str(bed.log_of(run_id))
+    assert bed.emulator.jobs() == before
+
+
+@pytest.mark.usefixtures("worker")
+@pytest.mark.parametrize(
+    ("variables", "cause", "remedy"),
+    [
+        ({"compute": "no-quota"}, "quota or capacity. The cluster no-quota", "Ask for fewer nodes (instance_count)"),
+        (
+            {"api_url": f"http://127.0.0.1:{CLOSED}/api"},
+            f"no route from the cluster to the Prefect API at http://127.0.0.1:{CLOSED}/api",
+            "api_url",
+        ),
+    ],
+)
+def test_what_only_a_job_can_find_is_in_the_state_of_its_run(
+    bed: Bed, variables: dict[str, Any], cause: str, remedy: str
+) -> None:
+    run_id = bed.start(**variables)
+    run = bed.ended(run_id)
+    assert run["state_name"] == "Crashed", run["state"]
+    [said_so] = [part for part in run["state"]["message"].split("Likely cause: ")[1:] if cause in part]
+    assert remedy in said_so
+    assert bed.job_ended(job_of(run_id)) == "Failed"
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_secret_that_is_not_the_right_one_any_more_crashes_a_run_before_its_job(bed: Bed) -> None:
+    before = bed.emulator.jobs()
+    bed.emulator.control("client_secret", value="another-one")
+    try:
+        run = bed.ended(bed.start())
+    finally:
+        bed.emulator.control("client_secret", value=bed.emulator.client_secret)
+    assert run["state_name"] == "Crashed"
+    assert "AADSTS7000215" in run["state"]["message"]
+    assert "; sign in with `az login`, or set AZURE_TENANT_ID" in run["state"]["message"]
     assert bed.emulator.jobs() == before
 
 

@@ -42,7 +42,7 @@ class Jobs:
     lost_answers: int = 0
     _log: bytes = b""
 
-    def check_compute(self, name: str, instance_count: int) -> None:
+    def check(self, spec: JobSpec) -> None:
         pass
 
     def find(self, name: str) -> JobState | None:

@@ -9,15 +9,14 @@ from typing import Any
 
 from plato_core.aml.doctor.case import Case
 from plato_core.aml.doctor.finding import Finding, broken, fine, skipped, warned
+from plato_core.aml.environments import MAKE, Registered
 from plato_core.aml.versions import WAY_OUT
 from plato_core.report.text import counted
 
-_REGISTERED = re.compile(r"(?:azureml:)?(?P<name>[\w.-]+)(?P<kind>[:@])(?P<which>[\w.-]+)")
 _RAY = re.compile(r"(?im)^[\s\-\"']*ray(?:\[[\w\s,-]*\])?\s*={2,3}\s*(?P<version>[\w.+!-]+)")
 _READ = (".txt", ".yaml", ".yml", ".toml", ".in")
 # Of a Docker build context, from Azure ML's documentation ("resource limits and capacity").
 _MOST_FILES, _MOST_BYTES = 100, 2**20
-_MAKE = "az ml environment create --file deployments/aml/environment.yaml, or set environment to deployments/aml"
 
 
 def environment(case: Case) -> Finding:
@@ -26,12 +25,12 @@ def environment(case: Case) -> Finding:
     folder = Path(case.settings.code).expanduser() / named
     if folder.is_dir():
         return _folder(folder, named)
-    found = _REGISTERED.fullmatch(named)
+    found = Registered.of(named)
     if named.startswith("azureml://"):
         return warned(f"{named} is named in full, which is not looked up", "look at it in Studio, Environments")
     if found is None:
         return broken(
-            f"{named!r} is neither a folder in {case.settings.code} nor like name:version or name@latest", _MAKE
+            f"{named!r} is neither a folder in {case.settings.code} nor like name:version or name@latest", MAKE
         )
     if not case.region:
         return skipped("the workspace is not known")
@@ -59,21 +58,13 @@ def _folder(folder: Path, named: str) -> Finding:
     return _judged(f"the folder {named}, built when a job first needs it", ray_of(folder))
 
 
-def _registered(case: Case, found: re.Match[str]) -> Finding:
-    from azure.ai.ml.exceptions import MlException
-    from azure.core.exceptions import ResourceNotFoundError
-
-    name, which = found["name"], found["which"]
-    try:
-        if found["kind"] == "@":
-            there = case.ml.environments.get(name, label=which)
-        else:
-            there = case.ml.environments.get(name, version=which)
-    except (ResourceNotFoundError, MlException):
-        return broken(f"the workspace has no environment {name}{found['kind']}{which}", _MAKE)
+def _registered(case: Case, named: Registered) -> Finding:
+    there = named.find(case.ml)
+    if there is None:
+        return broken(f"the workspace has no environment {named}; it has {named.others(case.ml)}", MAKE)
     content: Any = there.conda_file
     conda = content if isinstance(content, dict) else {}
-    return _judged(f"{name}:{there.version} of the workspace", _ray_in(conda))
+    return _judged(f"{named.name}:{there.version} of the workspace", _ray_in(conda))
 
 
 def _ray_in(conda: dict[str, Any]) -> set[str]:
