@@ -34,3 +34,24 @@ def named_server() -> Iterator[SyncPrefectClient]:
         raise ConfigError(
             f"PREFECT_API_URL: no Prefect server answers at {hide_passwords(url)} ({error}); start one with `plato up`"
         ) from None
+
+
+def check_answers(url: str) -> None:
+    """See whether the server that the user named for a sweep answers; of one that does not Prefect makes a traceback.
+
+    Args:
+        url: Its address, as Prefect's settings have it.
+
+    Raises:
+        ConfigError: It does not.
+    """
+    import httpx
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        error = client.api_healthcheck()
+    if isinstance(error, httpx.TransportError | OSError):
+        raise ConfigError(
+            f"PREFECT_API_URL: no Prefect server answers at {hide_passwords(url)} ({error}); start it, or unset "
+            "PREFECT_API_URL, and the sweep has a server of its own"
+        )

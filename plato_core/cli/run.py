@@ -133,8 +133,12 @@ def _start_prefect(log: Path, at_exit: contextlib.ExitStack) -> Callable[[], Non
     from prefect.context import refresh_global_settings_context
     from prefect.settings import get_current_settings
 
+    from plato_core.prefect_client import check_answers
+
     settings = get_current_settings()
-    if settings.api.url is not None or not settings.server.ephemeral.enabled:
+    if (named := settings.api.url) is not None:
+        return lambda: check_answers(named)
+    if not settings.server.ephemeral.enabled:
         return lambda: None
     from plato_core.prefect_server import TemporaryServer
 
