@@ -28,6 +28,9 @@ class Fault:
         handled: Do what the request asks and spoil only the answer: the client cannot know.
         code: Of the error.
         message: Of the error.
+
+    Attributes:
+        met: How many requests it has spoilt.
     """
 
     match: str
@@ -42,6 +45,7 @@ class Fault:
     handled: bool = False
     code: str = "InjectedFault"
     message: str = "a fault that a test asked for"
+    met: int = field(default=0, init=False)
 
     @property
     def answers(self) -> bool:
@@ -65,18 +69,18 @@ class Faults:
             self._faults.clear()
 
     def left(self) -> list[str]:
-        """Those that met no request, or not as many as they should."""
+        """Those that met no request."""
         with self._lock:
-            return [fault.match for fault in self._faults if fault.times > 0]
+            return [fault.match for fault in self._faults if fault.met == 0]
 
     def take(self, request: Request) -> Fault | None:
         """Returns the one for a request, and counts it."""
         with self._lock:
             for fault in self._faults:
-                if fault.times > 0 and re.search(fault.match, request.line):
+                if fault.met < fault.times and re.search(fault.match, request.line):
                     if fault.skip > 0:
                         fault.skip -= 1
                         return None
-                    fault.times -= 1
+                    fault.met += 1
                     return fault
         return None

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from typing import Literal
 
 import aml_driver
-from aml_faults import PARAMS, STEPS, TRIALS
+from aml_tracks import PARAMS, STEPS, TRIALS
 
 from plato_core.sweep import folder
-from plato_core.tracking.parent import close_parent
+from plato_core.tracking.parent import ParentRun, close_parent
+from plato_core.tracking.summary import DrainSummary
+from plato_core.tracking.writer import Writer
 from tasks.parent_run import open_parent_run
 
 
@@ -21,6 +24,15 @@ def track_two_trials() -> None:
     (sweep_dir / folder.CONFIG_NAME).write_text(config.to_yaml())
     opened = open_parent_run(config, aml_driver.SWEEP_ID)
     writer = aml_driver.track(config, opened)
+    train(writer, opened)
+    drained = end(writer, "FINISHED", 120.0)
+    if not drained.complete or drained.rejected:
+        raise RuntimeError(drained.describe())
+    close_parent(config.store_uri, opened.run_id, "FINISHED", tags={"plato.top_run_id": "t0"}, step=STEPS, end=False)
+
+
+def train(writer: Writer, opened: ParentRun) -> None:
+    """Has the trials' runs made, with all that comes before their end."""
     for key in TRIALS:
         aml_driver.create(writer, opened, key)
         writer.append({"op": "params", "key": key, "values": {f"p{number}": "1" for number in range(PARAMS)}})
@@ -28,8 +40,10 @@ def track_two_trials() -> None:
             aml_driver.log(writer, key, step, names=4)
         aml_driver.upload(writer, key, STEPS)
         aml_driver.upload_results(writer, key, "of this job")
-        writer.append({"op": "status", "key": key, "status": "FINISHED", "time": aml_driver.now_ms()})
-    drained = writer.drain(120.0)
-    if not drained.complete or drained.rejected:
-        raise RuntimeError(drained.describe())
-    close_parent(config.store_uri, opened.run_id, "FINISHED", tags={"plato.top_run_id": "t0"}, step=STEPS, end=False)
+
+
+def end(writer: Writer, status: Literal["FINISHED", "KILLED"], limit_s: float) -> DrainSummary:
+    """Ends the trials' runs, and returns what of all was sent."""
+    for key in TRIALS:
+        writer.append({"op": "status", "key": key, "status": status, "time": aml_driver.now_ms()})
+    return writer.drain(limit_s)

@@ -1,0 +1,66 @@
+"""What runs on an emulated Azure ML track that do not train: two trials, whole and once."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Collection
+
+from aml_bed import Emulator
+
+from plato_core.manifest import read_manifest, verify
+
+TRIALS, STEPS, PARAMS = ("t0", "t1"), 6, 5
+UNTIL = "TRAIN_UNTIL"  # names a file: trials of a laptop's sweep end when it is there
+
+
+def assert_tracked_once(
+    emulator: Emulator,
+    experiment: str,
+    parents: Collection[str],
+    others: Collection[str] = (),
+    status: str = "FINISHED",
+) -> None:
+    """Reads what MLflow has, without the way to it: the sweep's run, its trials' runs, and nothing else.
+
+    Args:
+        emulator: The workspace.
+        experiment: Whose runs.
+        parents: What trials may call the sweep's run: its id and, of a job's own, the job's name.
+        others: Ids of further runs that must be there.
+        status: Of the trials' runs.
+    """
+    with contextlib.closing(sqlite3.connect(f"file:{emulator.folder / 'mlflow.db'}?mode=ro", uri=True)) as db:
+        runs = dict(
+            db.execute(
+                "SELECT run_uuid, status FROM runs JOIN experiments USING (experiment_id) "
+                "WHERE experiments.name = ? AND runs.lifecycle_stage = 'active'",
+                (experiment,),
+            ).fetchall()
+        )
+        trials = runs.keys() - {*parents, *others}
+        assert len(trials) == len(TRIALS), runs
+        assert len(runs) == len(TRIALS) + 1 + len(others), runs
+        assert {runs[run] for run in trials} == {status}, runs
+        assert {runs[run] for run in runs.keys() & {*parents}} == {status}, runs
+        for run in trials:
+            tags = dict(db.execute("SELECT key, value FROM tags WHERE run_uuid = ?", (run,)).fetchall())
+            assert tags["mlflow.parentRunId"] in parents
+            points = db.execute("SELECT key, step FROM metrics WHERE run_uuid = ?", (run,)).fetchall()
+            names = {name for name, _ in points}
+            assert {"training_iteration", "episode_reward_mean"} <= names
+            assert sorted(points) == sorted((name, step) for name in names for step in range(1, STEPS + 1))
+            params = dict(db.execute("SELECT key, value FROM params WHERE run_uuid = ?", (run,)).fetchall())
+            assert params == {f"p{number}": "1" for number in range(PARAMS)}
+            _assert_stored(emulator, run)
+
+
+def _assert_stored(emulator: Emulator, run: str) -> None:
+    root = emulator.artifacts(run)
+    whole = []
+    for path in root.glob("*checkpoint_*"):
+        if (path / "manifest.json").is_file() and not verify(path, read_manifest(path)):
+            whole.append(path.name)
+    assert whole, list(root.rglob("*"))
+    notes = [path.read_text() for path in root.glob("result*.json")]
+    assert "of this job" in notes
