@@ -65,22 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="aml-watch-") as folder:
         samples, kinds = measure(Path(folder), options.jobs, options.minutes * 60.0, options.poll_interval_s)
-    watched = [sample for sample in samples if sample.running >= options.jobs]
-    if not watched:
-        print(f"never did all {options.jobs} jobs run; see the samples", file=sys.stderr)
-        watched = samples
+    found = summary(samples, options.jobs, options.poll_interval_s)
     if options.plot:
         plot(samples, options.plot)
-    third = max(1, len(watched) // 3)
-    found: dict[str, Any] = {
-        "jobs": options.jobs,
-        "poll_interval_s": options.poll_interval_s,
-        "watched_s": round(watched[-1].at_s - watched[0].at_s),
-        "memory_mb_first_third": round(_mean([one.memory_mb for one in watched[:third]]), 1),
-        "memory_mb_last_third": round(_mean([one.memory_mb for one in watched[-third:]]), 1),
-        "threads_most": max(one.threads for one in watched),
-        "requests_s": round(_mean([one.requests_s for one in watched]), 2),
-    }
     print(f"{'seconds':>8} {'running':>8} {'MB':>8} {'threads':>8} {'requests/s':>11}")
     for one in samples[:: max(1, len(samples) // 20)]:
         print(f"{one.at_s:8.0f} {one.running:8d} {one.memory_mb:8.1f} {one.threads:8d} {one.requests_s:11.2f}")
@@ -89,6 +76,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{count:8d}  {kind}")
     print(json.dumps(found))
     return 0
+
+
+def summary(samples: list[Sample], jobs: int, poll_interval_s: float) -> dict[str, Any]:
+    """Returns what the samples come to while all jobs ran."""
+    watched = [sample for sample in samples if sample.running >= jobs]
+    if not watched:
+        print(f"never did all {jobs} jobs run; see the samples", file=sys.stderr)
+        watched = samples
+    third = max(1, len(watched) // 3)
+    return {
+        "jobs": jobs,
+        "most_running": max(one.running for one in watched),
+        "poll_interval_s": poll_interval_s,
+        "watched_s": round(watched[-1].at_s - watched[0].at_s),
+        "memory_mb_first_third": round(_mean([one.memory_mb for one in watched[:third]]), 1),
+        "memory_mb_last_third": round(_mean([one.memory_mb for one in watched[-third:]]), 1),
+        "threads_most": max(one.threads for one in watched),
+        "requests_s": round(_mean([one.requests_s for one in watched]), 2),
+    }
 
 
 def measure(folder: Path, jobs: int, watch_s: float, poll_interval_s: float) -> tuple[list[Sample], Counter[str]]:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from aml_bed import running_emulator
 from aml_faults import CLASSES, OF_A_JOB, Faulty
@@ -25,6 +26,7 @@ from plato_core.aml.workspace import Workspace
 pytestmark = pytest.mark.timeout(400)
 PASSWORD = "a-password-of-this-test"
 CLOSED = 9  # a port that nobody listens at
+GROWS_BY = 20_000_000  # bytes, at most, of a worker that polls some jobs for seconds
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +45,9 @@ def bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
 
 
 @pytest.fixture(scope="module")
-def worker(bed: Bed) -> Iterator[None]:
-    with bed.worker():
-        yield
+def worker(bed: Bed) -> Iterator[psutil.Process]:
+    with bed.worker() as process:
+        yield psutil.Process(process.pid)
 
 
 def job_of(run_id: str, attempt: int = 0) -> str:
@@ -304,8 +306,7 @@ def test_a_service_that_throttles_for_long_is_a_line_in_the_log(bed: Bed) -> Non
 
 
 @thorough
-@pytest.mark.usefixtures("worker")
-def test_many_jobs_are_asked_after_once_a_poll_each(bed: Bed) -> None:
+def test_many_jobs_are_asked_after_once_a_poll_each_in_little_memory(bed: Bed, worker: psutil.Process) -> None:
     jobs, polls = 6, 6
     bed.emulator.control("compute", name="many-nodes", vm_size="Standard_DS4_v2", max_nodes=jobs)
     lines = "i=0; while true; do i=$((i+1)); echo line $i; sleep 0.5; done"
@@ -324,8 +325,9 @@ def test_many_jobs_are_asked_after_once_a_poll_each(bed: Bed) -> None:
 
     try:
         wait_for(lambda: all("line 3" in said(bed, run_id) for run_id in runs), "all logs are copied", 200.0)
-        begin = len(bed.emulator.requests())
+        begin, memory = len(bed.emulator.requests()), worker.memory_info().rss
         wait_for(lambda: counts()["state"] >= jobs * polls, "some polls", 120.0)
+        assert worker.memory_info().rss - memory < GROWS_BY
         found = counts()
         logs = sum(count for path, count in found.items() if path.endswith("/std_log.txt"))
         others = found.total() - found["state"] - logs
