@@ -1,6 +1,7 @@
 """The command `plato`. It imports nothing heavy: help, and what is wrong with the input, come at once."""
 
 import importlib.metadata
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -53,6 +54,7 @@ def sweep_main(argv: Sequence[str] | None = None) -> int:
 
 def _run(app: App, argv: Sequence[str] | None) -> int:
     tokens = list(sys.argv[1:] if argv is None else argv)
+    logging.getLogger("stamina").setLevel(logging.ERROR)  # it says of each retry that there is one, not of what
     try:
         result = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except UnusedCliTokensError as error:

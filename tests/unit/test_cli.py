@@ -1,6 +1,7 @@
 """The command line: help, and one line with exit code 2 for bad input, before anything heavy is imported."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -178,3 +179,11 @@ def _raising(error: BaseException) -> App:
 def test_an_unknown_command_is_refused_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["swep"]) == 2
     assert 'Did you mean "sweep"?' in capsys.readouterr().err
+
+
+def test_a_retry_within_a_command_is_no_line_of_its_output(caplog: pytest.LogCaptureFixture) -> None:
+    stamina = logging.getLogger("stamina")
+    stamina.setLevel(logging.NOTSET)
+    assert main(["--version"]) == 0
+    stamina.warning("stamina.retry_scheduled")
+    assert not caplog.records
