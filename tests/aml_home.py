@@ -86,27 +86,13 @@ class Home:
     bed: Bed
     within_s: float = _ENDS_WITHIN_S
 
-    def job(self, token_ends: bool = False) -> None:
-        """A sweep from its submission to the checkpoint on the laptop.
-
-        Args:
-            token_ends: Whether the job's token is refused from its middle on.
-        """
-        if token_ends:
-            self.bed.emulator.control("token_seconds", seconds=90.0)  # the plugin renews one with less than 95 s left
+    def job(self) -> None:
+        """A sweep from its submission to the checkpoint on the laptop."""
+        sweep = self._start()
         try:
-            sweep = self._start(until=not token_ends)
-            try:
-                if token_ends:
-                    sweep.wait_for_trials(self.within_s)
-                    self.bed.emulator.control("expire_run_token", job=sweep.job)
-                    sweep.until.touch()
-                result = sweep.result(self.within_s)
-            finally:
-                sweep.command.kill()
+            result = sweep.result(self.within_s)
         finally:
-            if token_ends:
-                self.bed.emulator.control("token_seconds", seconds=3600.0)
+            sweep.command.kill()
         sweep.assert_whole(result)
 
     def cancel(self) -> None:

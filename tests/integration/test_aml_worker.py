@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 from aml_bed import running_emulator
-from aml_faults import CLASSES, OF_A_JOB, Faulty
+from aml_faults import CLASSES, OF_A_JOB, OF_HOME, Faulty
 from aml_worker_bed import POOL, Bed, GuardedServer, project
 from prefect_server import wait_for
 from thorough import SOAKED, soaked, thorough
@@ -284,6 +284,26 @@ def test_a_run_whose_endpoints_fail_is_one_job_and_nothing_is_double(bed: Bed) -
         bed.emulator.fault(match, **CLASSES[kind])
     faulty.job()
     assert not faulty.unmet()
+
+
+@thorough
+def test_a_sweep_from_home_whose_endpoints_fail_is_one_job_and_nothing_is_double(bed: Bed) -> None:
+    """One class at some endpoints; `make soak` has all classes at all endpoints, and a cancel and a second client."""
+    seed = int(os.environ.get("PLATO_SEED", "20261123"))
+    chance = random.Random(seed)
+    # Where these clients wait for long, a silent service takes too long for here.
+    kind = chance.choice([name for name, fault in CLASSES.items() if not fault.get("silent")])
+    endpoints = chance.sample(sorted(OF_HOME), 4)
+    print(f"seed {seed}: {kind} at {endpoints}")
+    faulty = Faulty(bed)
+    faulty.spoil(dict.fromkeys(endpoints, 0), kind)
+    faulty.home.job()
+    assert not faulty.unmet()
+
+
+@thorough
+def test_ctrl_c_at_home_cancels_the_job_and_leaves_no_run_running(bed: Bed) -> None:
+    Faulty(bed).home.cancel()
 
 
 @thorough
