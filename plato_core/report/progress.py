@@ -57,6 +57,7 @@ class SweepProgress:
         self._in_past = False
         self._ended: SweepEnded | None = None
         self._tracking: TrackingState | None = None
+        self._told_at_the_end: set[str] = set()
         self._nodes: NodeChanged | None = None
         self._noted: tuple[Event | None, str | None] = (None, None)
         self._restored: Snapshot | None = None
@@ -229,7 +230,7 @@ class SweepProgress:
                 return f"stopping: {self._stopping}"
             case TrackingState():
                 before, self._tracking = self._tracking, event
-                return tracking_line(event, before)
+                return self._once_at_the_end(event, tracking_line(event, before))
             case SweepEnded():
                 self._ended = event
                 left = {trial: row for trial, row in self._rows.items() if not row.over}
@@ -237,6 +238,19 @@ class SweepProgress:
             case Failed():
                 self._stopping = self._stopping or "an error"
         return None
+
+    def _once_at_the_end(self, event: TrackingState, line: str | None) -> str | None:
+        """Return a line of the tracker, unless it said as much before while the last results were sent.
+
+        A store that throttles takes some and refuses others, back and forth.
+        """
+        if line is None or event.gives_up_s is None:
+            return line
+        said = line.partition(":")[0]
+        if said in self._told_at_the_end:
+            return None
+        self._told_at_the_end.add(said)
+        return line
 
     def _row(self, trial: str) -> TrialRow:
         if trial not in self._rows:

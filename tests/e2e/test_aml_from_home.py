@@ -16,7 +16,7 @@ from aml_bed import Emulator, inherited_env, running_emulator
 from aml_stack import NODE, RUNS, SHORT, assert_whole, on_a_laptop, project_of_jobs
 from prefect_server import PrefectServer
 from product import Product, Script, free_port, marked, wait_until
-from thorough import soaked, thorough
+from thorough import SOAKED, soaked, thorough
 
 from plato_core.manifest import read_manifest, verify
 
@@ -224,6 +224,7 @@ def test_what_cannot_be_a_job_is_refused_in_one_line_before_anything_is_made(
     before = emulator.jobs()
     for given, said in (
         (("--job-variable", "compute=no-such"), "workspace ws-emu has no compute 'no-such'; it has: "),
+        (("--job-variable", "environment=plato:9"), "workspace ws-emu has no environment 'plato:9'; it has none"),
         (("--tracking-uri", "sqlite:///mlflow.db"), "is on this machine, and the sweep trains in an Azure ML job"),
         (("--job-variable", "instance_cuont=2"), "job_variables.instance_cuont: there is no such setting"),
         (("--ray-address", "auto"), "compute: an Azure ML job brings its own Ray"),
@@ -234,3 +235,56 @@ def test_what_cannot_be_a_job_is_refused_in_one_line_before_anything_is_made(
         assert said in script.stderr
     assert not (laptop.folder / ".plato").exists()
     assert emulator.jobs() == before
+
+
+@pytest.mark.parametrize(
+    ("variables", "workspace", "diagnosis", "remedy"),
+    [
+        ({"AZURE_CLIENT_SECRET": "wrong"}, "ws-emu", "AADSTS7000215", "sign in with `az login`, or set AZURE"),
+        pytest.param(
+            dict.fromkeys(("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET")),
+            "ws-emu", "nobody is signed in to Azure", "sign in with `az login`, or set AZURE_TENANT_ID",
+            marks=SOAKED,
+        ),
+        pytest.param({}, "elsewhere", "Azure ML workspace elsewhere", "look at its config.json", marks=SOAKED),
+    ],
+)  # fmt: skip
+def test_who_is_not_let_in_is_told_how_before_anything_is_made(
+    laptop: Product, variables: dict[str, str | None], workspace: str, diagnosis: str, remedy: str
+) -> None:
+    config = laptop.folder / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"workspace_name": workspace}))
+    laptop.environment = {
+        name: value for name, value in {**laptop.environment, **variables}.items() if value is not None
+    }
+    script = laptop.run("--compute", "aml", "--max-iterations", "1")
+    assert script.process.returncode == 1, script.said
+    assert script.stderr.count("\n") == 1
+    assert diagnosis in script.stderr
+    assert remedy in script.stderr
+    assert not (laptop.folder / ".plato").exists()
+
+
+@thorough
+def test_a_prefect_server_that_was_named_and_does_not_answer_is_told_of(laptop: Product, emulator: Emulator) -> None:
+    before = emulator.jobs()
+    url = f"http://127.0.0.1:{free_port()}/api"
+    script = laptop.run("--compute", "aml", "--max-iterations", "1", PREFECT_API_URL=url)
+    assert script.process.returncode == 2, script.said
+    assert script.stderr.count("\n") == 1
+    assert f"PREFECT_API_URL: no Prefect server answers at {url}" in script.stderr
+    assert "start it, or unset PREFECT_API_URL" in script.stderr
+    assert not list(laptop.folder.glob(".plato/sweeps/*-*-*"))
+    assert emulator.jobs() == before
+
+
+@soaked
+def test_a_job_that_no_quota_lets_run_ends_the_sweep_with_its_diagnosis(laptop: Product) -> None:
+    script = laptop.run(
+        "--compute", "aml", "--max-iterations", "1", "--job-variable", "compute=no-quota",
+        "--job-variable", "poll_interval_s=0.5", timeout_s=200.0,
+    )  # fmt: skip
+    assert script.process.returncode == 1, script.said
+    assert "Likely cause: quota or capacity. The cluster no-quota" in script.stderr
+    assert "Ask for fewer nodes (instance_count)" in script.stderr
+    assert "Traceback" not in script.said

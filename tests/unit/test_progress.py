@@ -303,7 +303,8 @@ def test_an_absent_tracker_is_told_when_it_goes_and_when_it_comes_back() -> None
 def test_that_the_end_waits_for_the_tracker_is_told_once_and_when_it_is_over() -> None:
     away = TrackingState(last_error="429", pending=3)
     waits = TrackingState(last_error="429", pending=3, gives_up_s=900.0)
-    assert lines(away, waits, waits, TrackingState(gives_up_s=60.0)) == [
+    takes_some = TrackingState(gives_up_s=900.0)
+    assert lines(away, waits, waits, takes_some, waits, takes_some) == [
         "tracking waits, training goes on: 429",
         "all is trained, tracking waits, up to 15 min: 429",
         "tracking goes on",
