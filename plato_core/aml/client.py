@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from azure.core import PipelineClient
 
 T = TypeVar("T")
+# A token that was refused may be kept by so many of the SDK's clients that one question goes through, each by itself.
+_STALE_TOKENS = 5
 TERMINAL = frozenset({"Completed", "Failed", "Canceled"})
 
 
@@ -311,13 +313,15 @@ class JobClient:
         from azure.core.exceptions import AzureError, ClientAuthenticationError
 
         try:
-            try:
-                return ask()
-            except ClientAuthenticationError as error:
-                if error.status_code != 401:
-                    raise
-                self._credential.renew()  # a token that was taken back before its end, as of a rotated secret
-                return ask()
+            for number in range(_STALE_TOKENS):
+                try:
+                    return ask()
+                except ClientAuthenticationError as error:
+                    if error.status_code != 401:
+                        raise
+                    if number == 0:
+                        self._credential.renew()  # a token that was taken back before its end, as of a rotated secret
+            return ask()
         except keep:
             raise
         except (AzureError, MlException, OSError) as error:
