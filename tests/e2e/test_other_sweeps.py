@@ -11,7 +11,7 @@ import httpx
 import pytest
 from product import Product, Script, Server, free_port, mlflow_server
 from store import tracked
-from thorough import SOAKED, soaked
+from thorough import SOAKED, soaked, thorough
 
 from plato_core.config import SweepConfig
 from plato_core.manifest import read_manifest, verify
@@ -112,6 +112,7 @@ def served(
         yield script, uri
 
 
+@thorough
 def test_a_tracking_server_takes_it_all_artifacts_included(served: tuple[Script, str], tmp_path: Path) -> None:
     script, uri = served
     result = result_of(script)

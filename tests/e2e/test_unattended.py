@@ -162,6 +162,7 @@ def heartbeats(stack: Stack, run: str) -> list[dict[str, Any]]:
     return stack.request("POST", "/events/filter", {"filter": wanted})["events"]
 
 
+@thorough
 def test_a_retry_goes_on_with_the_sweep_that_the_run_had_begun(stack: Stack) -> None:
     run = start(stack)
     folder = wait_for_training(stack, run)

@@ -54,6 +54,7 @@ def job_of(run_id: str, attempt: int = 0) -> str:
     return f"pf-{run_id}-{attempt:03d}"
 
 
+@thorough
 def test_a_worker_that_was_killed_is_followed_by_the_next(bed: Bed) -> None:
     """The first test of this file, while no other worker is there."""
     killed = bed.folder.parent / "killed"

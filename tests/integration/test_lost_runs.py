@@ -147,6 +147,7 @@ def say(*what: tuple[Callable[[], None], Callable[[], bool]]) -> None:
         assert heard(), f"the automations did not hear {what}"
 
 
+@thorough
 def test_the_dead_are_marked_and_no_other(server: PrefectServer) -> None:
     dead, living, other, cancelling = running(server), running(server), running(server, "other"), running(server)
     completed, waiting, paused, ended = running(server), running(server), running(server), running(server)
