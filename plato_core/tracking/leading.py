@@ -21,8 +21,8 @@ from plato_core.tracking.queries import iter_runs, runs_page
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-# MLflow's server spends some 30 ms on each run that it returns (`benchmarks/selection.py`). Where a page holds nothing
-# but runs that are no trials, the next is larger: parents have their best trial's metrics.
+# MLflow's server spends some 5 ms on each run that it returns. Where a page holds nothing but runs that are no trials,
+# the next is larger: parents have their best trial's metrics.
 _PAGES = (25, 250, 1000)
 _MOST_QUESTIONS = 60
 _NEAR_AT_FIRST = 3

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 PARALLEL = 8
 """Files on their way to a remote store at one time."""
+DOWNLOADS = 32
+"""Files on their way from an MLflow server at one time. One that has several workers, as by default, does not set
+TCP_NODELAY: the second packet of its answer waits 40 ms until the first is acknowledged."""
 _ARTIFACTS = "/mlflow-artifacts/artifacts"
 _AT_ONCE = 2**20
 
@@ -44,8 +47,10 @@ class ServerStore:
         assert isinstance(pattern, requests.Response)
         self._pattern = pattern.request
         self._session = requests.Session()
+        # With its retries, and as many open connections as there are files at one time.
+        adapter = type(pattern.connection)(pool_maxsize=DOWNLOADS, max_retries=pattern.connection.max_retries)
         for scheme in ("http://", "https://"):
-            self._session.mount(scheme, pattern.connection)  # with its retries and open connections
+            self._session.mount(scheme, adapter)
         self._settings = self._session.merge_environment_settings(
             self._root, {}, True, credentials.verify, credentials.client_cert_path
         )

@@ -35,7 +35,7 @@ from plato_core.tracking.artifacts import (
 )
 from plato_core.tracking.client import redact
 from plato_core.tracking.localstore import folder_of, get_files, put_files
-from plato_core.tracking.serverstore import PARALLEL, ServerStore
+from plato_core.tracking.serverstore import DOWNLOADS, PARALLEL, ServerStore
 from plato_core.tracking.staging import staging_folder
 
 if TYPE_CHECKING:
@@ -248,7 +248,7 @@ def _fetch(server: ServerStore, artifact_path: str, gathered: Path, manifest: Ma
     paths = server.among(artifact_path, lacking)
     for folder in {posixpath.dirname(path) for path in paths}:
         (gathered / folder).mkdir(parents=True, exist_ok=True)
-    _each(lambda path: server.get(posixpath.join(artifact_path, path), gathered / path), paths, PARALLEL)
+    _each(lambda path: server.get(posixpath.join(artifact_path, path), gathered / path), paths, DOWNLOADS)
 
 
 def _is_whole(target: Path, manifest: Manifest) -> bool:
