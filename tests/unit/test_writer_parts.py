@@ -3,10 +3,12 @@ import os
 from pathlib import Path
 
 import pytest
+import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
 from plato_core.errors import ConfigError, TrackingError
+from plato_core.tracking.artifacts import is_transient
 from plato_core.tracking.client import absolute_uri, check_reachable, redact, sqlite_path
 from plato_core.tracking.courtesy import LONGEST_PAUSE_S, Courtesy
 from plato_core.tracking.hold import hold_file, hold_tree
@@ -19,6 +21,17 @@ from plato_core.tracking.spool import Spool, Target, flush_command
 
 def _target(uri: str = "sqlite:////nowhere/mlflow.db") -> Target:
     return Target(tracking_uri=uri, experiment_id="1", parent_run_id="p", sweep_id="s", keep_checkpoints=1, mode="max")
+
+
+# ---- what may succeed a little later
+
+
+def test_an_answer_that_broke_off_is_asked_for_again_and_a_refusal_is_not() -> None:
+    for passing in (requests.exceptions.ChunkedEncodingError(), requests.exceptions.RetryError(), requests.Timeout()):
+        assert is_transient(passing)
+    refused = requests.Response()
+    refused.status_code = 404
+    assert not is_transient(requests.HTTPError(response=refused))
 
 
 # ---- which checkpoints stay
