@@ -135,8 +135,6 @@ def tracking_line(event: TrackingState, before: TrackingState | None) -> str | N
     """Return what changed with the tracker, if anything that people should know did."""
     was_away = before is not None and before.last_error is not None
     if event.last_error is not None and event.gives_up_s is not None:
-        if before is not None and before.last_error is not None and before.gives_up_s is not None:
-            return None
         return f"all is trained, tracking waits, up to {duration(event.gives_up_s)}: {last_line(event.last_error)}"
     if event.last_error is not None and not was_away:
         return f"tracking waits, training goes on: {last_line(event.last_error)}"

@@ -246,7 +246,7 @@ class SweepProgress:
         """
         if line is None or event.gives_up_s is None:
             return line
-        said = line.partition(":")[0]
+        said = line.partition(",")[0]  # without how long it waits, and for what
         if said in self._told_at_the_end:
             return None
         self._told_at_the_end.add(said)
