@@ -27,6 +27,9 @@ ITERATIONS = 30
 CRON = 'cron: "0 2 * * *"'
 # So long in all: the schedule, the run's start, the sweep beside whatever else this machine does.
 FIRED_S, RUN_S = 240.0, 240.0
+# Lines of a run's log that met no server are sent again after 2, 4, 8, 16 and 32 s (Prefect's own waits,
+# with jitter): those of the run's end may come after its last state.
+LOG_S = 90.0
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -241,8 +244,7 @@ def test_the_schedule_fires_and_a_restart_of_the_server_loses_nothing(stack: Sta
     artifacts = artifacts_of(stack, run["id"])
     assert set(artifacts) == {f"nightly-{kind}" for kind in ("progress", "leaderboard", "mlflow", "summary")}
     assert artifacts["nightly-progress"]["data"] == 100
-    messages = logged(stack, run["id"])
-    assert sum("finished at iteration" in message for message in messages) == 2
+    wait_until(lambda: _finished_lines(stack, run["id"]) == 2, "the log tells each trial's end", LOG_S)
     tomorrow = runs_of(stack, "nightly", "SCHEDULED")
     assert datetime.fromisoformat(tomorrow[0]["expected_start_time"]) == soon + timedelta(days=1)
     wait_until(
@@ -257,6 +259,10 @@ def _trained(stack: Stack, flow_run_id: str) -> bool:
     board = next((a for key, a in artifacts_of(stack, flow_run_id).items() if key.endswith("leaderboard")), None)
     rows = json.loads(board["data"]) if board else []
     return len(rows) == 2 and all(int(row["iteration"]) >= 2 for row in rows)
+
+
+def _finished_lines(stack: Stack, flow_run_id: str) -> int:
+    return sum("finished at iteration" in message for message in logged(stack, flow_run_id))
 
 
 def _answers(stack: Stack) -> bool:
