@@ -8,12 +8,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from plato_core.errors import ConfigError, PlatoError
+from plato_core.hosts import is_loopback
 from plato_core.names import did_you_mean
 
 TIMEOUT_S = 3.0
 SCHEMES: tuple[str, ...] = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "azureml")
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
-_LOOPBACK = ("localhost", "127.0.0.1", "::1", "0.0.0.0")
 _SQLITE_MAGIC = b"SQLite format 3\x00"
 
 
@@ -51,7 +51,9 @@ def check_store(uri: str) -> None:
 def is_of_this_machine(uri: str) -> bool:
     """Say whether no other machine reaches a store by this URI."""
     parts = urlsplit(uri)
-    return parts.scheme.split("+")[0] in ("", "file", "sqlite") or parts.hostname in _LOOPBACK
+    return parts.scheme.split("+")[0] in ("", "file", "sqlite") or (
+        parts.hostname is not None and is_loopback(parts.hostname)
+    )
 
 
 def _check_http(uri: str) -> None:

@@ -7,7 +7,6 @@ from here has lasted for some seconds. A job is submitted under a name of its ow
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import sys
 import threading
@@ -265,15 +264,9 @@ class JobClient:
         # Without a progress bar the SDK looks at no upload of a file that failed, and waits for it for ever
         # (azure-ai-ml 1.35, `upload_directory`). So it has one, that shows nothing.
         os.environ.setdefault("TQDM_DISABLE", "1")
-        from azure.ai.ml import MLClient
+        from plato_core.aml.transport import make_ml_client
 
-        from plato_core.aml.transport import PromptTransport
-
-        for noisy in ("azure.ai.ml", "azure.core", "azure.identity"):
-            logging.getLogger(noisy).setLevel(logging.ERROR)
-        where = self.workspace
-        names = (where.subscription_id, where.resource_group, where.name)
-        return MLClient(self._credential, *names, show_progress=True, transport=PromptTransport(**TIMEOUTS))
+        return make_ml_client(self._credential, self.workspace, show_progress=True)
 
     @property
     def _ml(self) -> MLClient:

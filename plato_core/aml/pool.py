@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -13,6 +12,7 @@ from pydantic import PrivateAttr
 from plato_core.aml.fields import PoolFields
 from plato_core.aml.job import COMMAND, JobSpec, job_name, job_spec
 from plato_core.errors import ConfigError
+from plato_core.hosts import is_loopback
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -97,7 +97,7 @@ class AzureMLJobConfiguration(PoolFields, BaseJobConfiguration):
 
     def _check_api(self) -> None:
         url = self.env.get("PREFECT_API_URL") or ""
-        if not self._api_url_given and _loopback(url):
+        if not self._api_url_given and is_loopback(urlsplit(url).hostname or ""):
             raise ConfigError(
                 f"PREFECT_API_URL: the worker's own, {url or 'none'}, leads to this machine only, and the job runs on "
                 "another; set api_url of the pool to an address of the Prefect server that the compute can reach"
@@ -124,14 +124,6 @@ class AzureMLJobConfiguration(PoolFields, BaseJobConfiguration):
 
 def _of_the_run(name: str) -> bool:
     return name in _INHERITED or (name.startswith(_MARKS) and name not in _WORKERS_MARKS)
-
-
-def _loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback or ipaddress.ip_address(host).is_unspecified
-    except ValueError:
-        return host in ("", "localhost") or host.endswith(".localhost")
 
 
 def template() -> dict[str, Any]:

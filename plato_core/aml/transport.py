@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+from typing import TYPE_CHECKING, Any
+
 from azure.core.pipeline.transport import RequestsTransport
+
+from plato_core.aml.credentials import TIMEOUTS
+
+if TYPE_CHECKING:
+    from azure.ai.ml import MLClient
+    from azure.core.credentials import TokenCredential
+
+    from plato_core.aml.workspace import Workspace
 
 _LONGEST_S = 10.0
 
@@ -17,3 +28,19 @@ class PromptTransport(RequestsTransport):
     def sleep(self, duration: float) -> None:
         """Wait before a retry; see azure-core's `HttpTransport`."""
         super().sleep(min(duration, _LONGEST_S))
+
+
+def make_ml_client(credential: TokenCredential, workspace: Workspace, **options: Any) -> MLClient:
+    """Return the SDK's client of a workspace, which says nothing by itself and waits for seconds, not minutes.
+
+    Args:
+        credential: Whoever asks.
+        workspace: Which is asked.
+        options: More of the client's own.
+    """
+    from azure.ai.ml import MLClient
+
+    for noisy in ("azure.ai.ml", "azure.core", "azure.identity"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    names = (workspace.subscription_id, workspace.resource_group, workspace.name)
+    return MLClient(credential, *names, enable_telemetry=False, transport=PromptTransport(**TIMEOUTS), **options)

@@ -37,6 +37,7 @@ T = TypeVar("T")
 
 # A token is asked for anew when it is valid for so many seconds only.
 _SPARE_S = 300.0
+_ANSWERS_WITHIN_S = "30"
 _OF_A_TOKEN = re.compile("(Invalid|Expired)AuthenticationToken|AuthenticationFailed")
 _BARE = ("azureml", "azureml:", "azureml://")
 _WAY_OUT = "give azureml://... as the workspace's page in the Azure portal shows it, or the path of its config.json"
@@ -95,6 +96,10 @@ def prepare(uri: str) -> str:
     """
     # Else the plugin looks the cloud up, on a machine that may not be let out to where it looks.
     os.environ.setdefault("AZUREML_CURRENT_CLOUD", cloud_of(uri).name)
+    # Else a question about an artifact that is never answered is waited for five minutes.
+    os.environ.setdefault(
+        "AZUREML_HTTP_REQUEST_TIMEOUT", os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT", _ANSWERS_WITHIN_S)
+    )
     for name in ("azureml", "azure.core.pipeline.policies.http_logging_policy"):
         logging.getLogger(name).setLevel(logging.ERROR)
     if JobRun.tracked_in(uri) is not None and "MLFLOW_TRACKING_TOKEN" in os.environ:

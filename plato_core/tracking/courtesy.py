@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable
 
+from plato_core.config_store import is_of_this_machine
+
 # Operations a second from which on the loop is what a sweep waits for; one that trains has a result now and then.
 BUSY = 50.0
 # Of the time the writer then takes so much at most; the rest waits in the journal.
@@ -12,10 +14,11 @@ _WINDOW_S = 0.5
 
 
 class Courtesy:
-    """Says how long to pause after a request that took so much CPU time.
+    """Says how long to pause after a request that took so much of this machine.
 
     Python runs one thread at a time, so while a request takes the CPU the loop has to wait: for a SQLite file MLflow
-    takes 70 ms for 1000 points.
+    takes 70 ms for 1000 points. A server on this machine takes 100 ms for them (`benchmarks/tracking_loop.py`), of
+    CPUs that the loop and the trials need.
 
     Args:
         clock: The time, in seconds.
@@ -35,10 +38,19 @@ class Courtesy:
         """Seconds to pause for, 0 while the loop has time to spare.
 
         Args:
-            spent_s: CPU time of the request.
+            spent_s: What the request took, by the `meter` of its store.
         """
         now, journaled = self._clock(), self._journaled
         if (passed := now - self._seen[0]) >= _WINDOW_S:
             self._rate = (journaled - self._seen[1]) / passed
             self._seen = (now, journaled)
         return min(LONGEST_PAUSE_S, spent_s / SHARE) if self._rate > BUSY else 0.0
+
+
+def meter(uri: str) -> Callable[[], float]:
+    """Return a clock, in seconds, for what the calling thread's requests take of this machine.
+
+    Args:
+        uri: The store they go to. One on this machine takes its CPUs for as long as it is waited for.
+    """
+    return time.monotonic if is_of_this_machine(uri) else time.thread_time

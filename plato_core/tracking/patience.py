@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from plato_core.aml.credentials import sign_in_error
 from plato_core.errors import AmlUnavailable, StoreAway
+from plato_core.hosts import is_loopback
 from plato_core.report.text import duration
 from plato_core.tracking.artifacts import is_transient
 from plato_core.tracking.azure import is_azure
@@ -38,9 +39,7 @@ def patience_s(uri: str) -> float:
     if is_azure(uri):
         return PATIENCE_S
     parts = urlsplit(uri)
-    host = parts.hostname or ""
-    here = host in ("localhost", "::1") or host.startswith("127.")
-    return PATIENCE_S if parts.scheme in ("http", "https") and not here else 0.0
+    return PATIENCE_S if parts.scheme in ("http", "https") and not is_loopback(parts.hostname or "") else 0.0
 
 
 def may_pass(error: BaseException) -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
-from plato_core.tracking.courtesy import Courtesy
+from plato_core.tracking.courtesy import Courtesy, meter
 from plato_core.tracking.lanes import Lane, Numbered
 from plato_core.tracking.ledger import Ledger
 from plato_core.tracking.ops import CreateRun, LogOp, Op, SetStatus
@@ -56,6 +56,7 @@ class Writer:
         self._failures = 0
         self._next_round = 0.0
         self._courtesy = Courtesy()
+        self._spent_s = meter(target.tracking_uri)
         self._ledger = Ledger(spool)
         self._uploads = Uploads(self._ledger, self._sender, self._backoff, self._wake.set)
         self._thread = threading.Thread(target=self._run, name="plato-tracking", daemon=True)
@@ -239,9 +240,9 @@ class Writer:
                 self._ledger.reject(number, op, str(error))
             return
         while lane.log:
-            began = time.thread_time()
+            began = self._spent_s()
             self._log(lane, run_id, batch_of(lane.log, self._sender.max_metrics))
-            if self._drain_timeout_s is None and (pause := self._courtesy.pause_s(time.thread_time() - began)):
+            if self._drain_timeout_s is None and (pause := self._courtesy.pause_s(self._spent_s() - began)):
                 self._wake.wait(pause)
         while lane.statuses and not lane.jobs:
             number, op = lane.statuses[0]

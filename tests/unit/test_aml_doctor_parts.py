@@ -15,7 +15,7 @@ from plato_core.aml.doctor.case import Case
 from plato_core.aml.doctor.cluster import Limit, judged, limits_of
 from plato_core.aml.doctor.environment import environment, ray_of
 from plato_core.aml.doctor.finding import Finding, Line, of_error
-from plato_core.aml.doctor.route import is_loopback, is_private, may_send, older
+from plato_core.aml.doctor.route import may_send, older
 from plato_core.aml.doctor.settings import Found, look_up
 from plato_core.aml.doctor.signin import claims, whom
 from plato_core.aml.pool import AzureMLJobConfiguration
@@ -191,21 +191,6 @@ def test_a_token_that_tells_nothing_is_no_error(token: str) -> None:
 
 
 # The way to the Prefect API
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "0.0.0.0", "localhost", "my.localhost", ""])
-def test_a_loopback_address_is_known(host: str) -> None:
-    assert is_loopback(host)
-
-
-@pytest.mark.parametrize(
-    ("host", "private"),
-    [("10.0.0.4", True), ("192.168.1.2", True), ("prefect", True), ("prefect.internal", True), ("8.8.8.8", False),
-     ("api.prefect.cloud", False)],
-)  # fmt: skip
-def test_an_address_that_only_its_own_network_knows_is_known(host: str, private: bool) -> None:
-    assert is_private(host) is private
-    assert not is_loopback(host)
 
 
 @pytest.mark.parametrize(

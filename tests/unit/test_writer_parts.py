@@ -1,5 +1,6 @@
 import math
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from plato_core.errors import ConfigError, TrackingError
 from plato_core.tracking.artifacts import is_transient
 from plato_core.tracking.client import absolute_uri, check_reachable, redact, sqlite_path
-from plato_core.tracking.courtesy import LONGEST_PAUSE_S, Courtesy
+from plato_core.tracking.courtesy import LONGEST_PAUSE_S, Courtesy, meter
 from plato_core.tracking.hold import hold_file, hold_tree
 from plato_core.tracking.lanes import Lane
 from plato_core.tracking.retention import checkpoints_to_keep
@@ -235,3 +236,16 @@ def test_writer_never_pauses_for_long() -> None:
         courtesy.count()
     clock["now"] += 1.0
     assert courtesy.pause_s(1.0) == LONGEST_PAUSE_S
+
+
+@pytest.mark.parametrize(
+    ("uri", "here"),
+    [("sqlite:////tmp/mlflow.db", True), ("http://127.0.0.1:5000", True), ("http://localhost:5000", True),
+     ("postgresql://u@localhost/mlflow", True), ("https://mlflow.example.org", False),
+     ("azureml://eastus.api.azureml.ms/mlflow/v2.0/subscriptions/s", False)],
+)  # fmt: skip
+def test_writer_counts_the_work_of_a_store_that_shares_its_machine(uri: str, here: bool) -> None:
+    clock = meter(uri)
+    began = clock()
+    time.sleep(0.05)  # the store is at work, and this thread waits
+    assert (clock() - began > 0.04) is here

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from plato_core.aml.credentials import TIMEOUTS
 from plato_core.aml.pool import AzureMLJobConfiguration
 from plato_core.aml.sweepsettings import SweepJobFields
 from plato_core.aml.workspace import Workspace
@@ -62,20 +60,8 @@ class Case:
     @cached_property
     def ml(self) -> MLClient:
         """A client of the workspace that gives up soon: somebody waits for the answer."""
-        from azure.ai.ml import MLClient
+        from plato_core.aml.transport import make_ml_client
 
-        for noisy in ("azure.ai.ml", "azure.core", "azure.identity"):
-            logging.getLogger(noisy).setLevel(logging.ERROR)
-        where = self.workspace
-        assert where is not None
+        assert self.workspace is not None
         assert self.credential is not None
-        return MLClient(
-            self.credential,
-            where.subscription_id,
-            where.resource_group,
-            where.name,
-            show_progress=False,
-            enable_telemetry=False,
-            retry_total=2,
-            **TIMEOUTS,
-        )
+        return make_ml_client(self.credential, self.workspace, show_progress=False, retry_total=2)

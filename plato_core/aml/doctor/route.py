@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import ipaddress
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from urllib.parse import urlsplit
 
 from plato_core.aml.doctor.case import Case
 from plato_core.aml.doctor.finding import Finding, broken, fine, warned
+from plato_core.hosts import is_loopback, is_private
 from plato_core.report.text import hide_passwords, plain
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 _TIMEOUT_S = 10.0
 _REACH = "set api_url to an address of the Prefect API that the cluster's network reaches"
 _STORE = "store it in an Azure key vault and set api_key_secret or api_auth_secret to the secret's URL"
-_PRIVATE_NAMES = (".local", ".internal", ".lan", ".home", ".corp", ".intranet")
 
 
 def prefect_api(case: Case) -> Finding:
@@ -59,22 +58,6 @@ class Met:
     problem: str = ""
     status: int = 200
     version: str = ""
-
-
-def is_loopback(host: str) -> bool:
-    """Say whether a host is whoever asks for it."""
-    try:
-        return ipaddress.ip_address(host).is_loopback or ipaddress.ip_address(host).is_unspecified
-    except ValueError:
-        return host in ("", "localhost") or host.endswith(".localhost")
-
-
-def is_private(host: str) -> bool:
-    """Say whether only a network of its own knows a host, as far as its name or address tells."""
-    try:
-        return ipaddress.ip_address(host).is_private
-    except ValueError:
-        return "." not in host or host.endswith(_PRIVATE_NAMES)
 
 
 def _client(case: Case, url: str) -> httpx.Client:
