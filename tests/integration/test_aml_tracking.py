@@ -13,7 +13,7 @@ import pytest
 from aml_bed import Emulator, running_emulator
 from aml_driver import SWEEP_ID
 from aml_jobs import laptop_env, start_job, wait_for_job
-from thorough import soaked
+from thorough import soaked, thorough
 
 # Of a process of its own each: the SDKs keep what they know of a workspace, and the next test has another.
 LOOK = """
@@ -66,6 +66,18 @@ print(json.dumps({
     "names": names, "refused": refused, "paths": [r.artifact_path for r in records],
     "whole": [verify(d.path, d.manifest) for d in down], "local": [d.path.name for d in down],
     "artifacts": sorted(info.path for info in repository.list_artifacts(None))}))
+"""
+UNANSWERED = """
+import json, sys
+from pathlib import Path
+from plato_core.tracking.artifacts import artifact_repository, put_file
+from plato_core.tracking.client import make_client
+from plato_core.tracking.parent import open_parent
+run = open_parent(sys.argv[1], "unanswered", "one", {}, {}).run_id
+client = make_client(sys.argv[1])
+(note := Path("note.txt")).write_text("a")
+put_file(client, run, note)
+print(json.dumps({"paths": [info.path for info in artifact_repository(client, run).list_artifacts(None)]}))
 """
 TAKE_OVER = """
 import json, sys, threading
@@ -152,12 +164,12 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
         yield running
 
 
-def ask(emulator: Emulator, code: str, *arguments: str, cwd: Path) -> dict[str, Any]:
+def ask(emulator: Emulator, code: str, *arguments: str, cwd: Path, **variables: str) -> dict[str, Any]:
     """Runs code on the laptop; returns the JSON that it printed."""
     done = subprocess.run(
         [sys.executable, "-c", code, emulator.tracking_uri, *arguments],
         cwd=cwd,
-        env=laptop_env(emulator),
+        env=laptop_env(emulator) | variables,
         capture_output=True,
         text=True,
         timeout=120,
@@ -241,6 +253,14 @@ def test_what_is_stored_again_gets_a_path_of_its_own_unless_it_is_whole(emulator
     assert found["whole"] == [[], [], []]
     assert found["local"] == ["checkpoint_000002", "checkpoint_000004", "checkpoint_000006"]
     assert "upload-3_checkpoint_000002" not in found["artifacts"]
+
+
+@thorough
+def test_a_question_about_artifacts_that_is_never_answered_is_asked_again(emulator: Emulator, tmp_path: Path) -> None:
+    emulator.fault(match=r"GET .*/artifacts$", silent=True)
+    found = ask(emulator, UNANSWERED, cwd=tmp_path, MLFLOW_HTTP_REQUEST_TIMEOUT="2")  # the plugin's own: 300 s
+    assert "note.txt" in found["paths"]
+    assert emulator.control("faults") == []
 
 
 def test_a_sweep_of_the_laptop_is_refused_in_one_line_before_anything_is_made(
