@@ -46,11 +46,12 @@ LASTING: dict[str, dict[str, Any]] = {
     "503 lasting": CLASSES["503"] | {"times": 5},
     "reset lasting": CLASSES["reset"] | {"times": 5},
 }
-# What the worker asks for a token, which it keeps for an hour; a laptop's command asks anew.
+# What the worker asks once, or for a token, which it keeps for an hour; a laptop's command asks anew.
 KEPT = frozenset(
     {
         "^GET login.microsoftonline.com/[^/]+/v2.0/.well-known/openid-configuration$",
         "^POST login.microsoftonline.com/[^/]+/oauth2/v2.0/token$",
+        "^GET management.azure.com/.*/workspaces/[^/]+$",
     }
 )
 # Endpoints that each such run asks; `make soak` says so if one is no longer asked.

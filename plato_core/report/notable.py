@@ -4,8 +4,8 @@ import math
 from collections.abc import Iterable, Sequence
 
 from plato_core.report.facts import RETURN_METRIC, Best, SweepFacts, TrialRow
-from plato_core.report.text import counted, duration, last_line, measure, number
-from plato_core.sweep.events import Exploited, NodeChanged, Result, TrackingState, TrialEnded, TrialRestarted
+from plato_core.report.text import counted, last_line, measure, number
+from plato_core.sweep.events import Exploited, NodeChanged, Result, TrialEnded, TrialRestarted
 
 _STEP = 0.10
 
@@ -129,20 +129,6 @@ def end_line(event: TrialEnded, row: TrialRow) -> str:
     verb = "finished" if event.status == "FINISHED" else "stopped"
     known = "" if row.episode_return is None else f", return {measure(row.episode_return)}"
     return f"trial {row.index} {verb} at iteration {row.iteration}{known}"
-
-
-def tracking_line(event: TrackingState, before: TrackingState | None) -> str | None:
-    """Return what changed with the tracker, if anything that people should know did."""
-    was_away = before is not None and before.last_error is not None
-    if event.last_error is not None and event.gives_up_s is not None:
-        return f"all is trained, tracking waits, up to {duration(event.gives_up_s)}: {last_line(event.last_error)}"
-    if event.last_error is not None and not was_away:
-        return f"tracking waits, training goes on: {last_line(event.last_error)}"
-    if event.last_error is None and was_away:
-        return "tracking goes on"
-    if event.rejected and not (before and before.rejected):
-        return f"the tracker refused {event.rejected} entries for good"
-    return None
 
 
 def largest(old: float | None, new: float | None) -> float | None:

@@ -13,7 +13,8 @@ from typing import Any
 from plato_core.report import notable
 from plato_core.report.curves import Curve, CurveRecorder, in_order
 from plato_core.report.facts import END_STATES, RETURN_METRIC, Best, Snapshot, SweepFacts, TrialRow
-from plato_core.report.notable import BestSoFar, end_line, exploit_line, largest, past_line, restart_line, tracking_line
+from plato_core.report.notable import BestSoFar, end_line, exploit_line, largest, past_line, restart_line
+from plato_core.report.outages import Outages
 from plato_core.report.text import counted, duration, measure, number, plain
 from plato_core.sweep.events import (
     Event,
@@ -57,7 +58,7 @@ class SweepProgress:
         self._in_past = False
         self._ended: SweepEnded | None = None
         self._tracking: TrackingState | None = None
-        self._told_at_the_end: set[str] = set()
+        self._outages = Outages()
         self._nodes: NodeChanged | None = None
         self._noted: tuple[Event | None, str | None] = (None, None)
         self._restored: Snapshot | None = None
@@ -229,8 +230,8 @@ class SweepProgress:
                 self._stopping = plain(event.reason)
                 return f"stopping: {self._stopping}"
             case TrackingState():
-                before, self._tracking = self._tracking, event
-                return self._once_at_the_end(event, tracking_line(event, before))
+                self._tracking = event
+                return self._outages.take(event, self._now)
             case SweepEnded():
                 self._ended = event
                 left = {trial: row for trial, row in self._rows.items() if not row.over}
@@ -238,19 +239,6 @@ class SweepProgress:
             case Failed():
                 self._stopping = self._stopping or "an error"
         return None
-
-    def _once_at_the_end(self, event: TrackingState, line: str | None) -> str | None:
-        """Return a line of the tracker, unless it said as much before while the last results were sent.
-
-        A store that throttles takes some and refuses others, back and forth.
-        """
-        if line is None or event.gives_up_s is None:
-            return line
-        said = line.partition(",")[0]  # without how long it waits, and for what
-        if said in self._told_at_the_end:
-            return None
-        self._told_at_the_end.add(said)
-        return line
 
     def _row(self, trial: str) -> TrialRow:
         if trial not in self._rows:

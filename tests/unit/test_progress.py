@@ -291,26 +291,6 @@ def test_ends_are_told_but_not_those_that_stopping_brings_unless_they_failed() -
     ]
 
 
-def test_an_absent_tracker_is_told_when_it_goes_and_when_it_comes_back() -> None:
-    away = "http://bob:hunter2@mlflow:5000 refused the connection"
-    states = [TrackingState(last_error=error, pending=i) for i, error in enumerate([None, away, away, None])]
-    assert lines(*states) == [
-        "tracking waits, training goes on: http://***@mlflow:5000 refused the connection",
-        "tracking goes on",
-    ]
-
-
-def test_that_the_end_waits_for_the_tracker_is_told_once_and_when_it_is_over() -> None:
-    away = TrackingState(last_error="429", pending=3)
-    waits = TrackingState(last_error="429", pending=3, gives_up_s=900.0)
-    takes_some = TrackingState(gives_up_s=900.0)
-    assert lines(away, waits, waits, takes_some, waits, takes_some) == [
-        "tracking waits, training goes on: 429",
-        "all is trained, tracking waits, up to 15 min: 429",
-        "tracking goes on",
-    ]
-
-
 def test_only_the_event_applied_last_has_a_line() -> None:
     progress, first = SweepProgress(CARTPOLE), ended(0)
     progress.apply(first, 0.0)
