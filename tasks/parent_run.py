@@ -12,6 +12,7 @@ from typing import Literal
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from prefect.runtime import task_run
 from pydantic import JsonValue
 
 from plato_core.aml.jobrun import JobRun
@@ -93,6 +94,7 @@ def open_parent_run(config: SweepConfig, sweep_id: str) -> parent.ParentRun:
             artifact_location=None if config.artifact_root is None else str(config.artifact_root),
             texts={"config.yaml": shown.to_yaml()},
             run_id=None if job is None else job.run_id,
+            again=(task_run.run_count or 0) > 1,
         )
     write_parent(sweep_dir, opened)
     return opened

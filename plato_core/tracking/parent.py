@@ -55,6 +55,7 @@ def open_parent(
     artifact_location: str | None = None,
     texts: Mapping[str, str] | None = None,
     run_id: str | None = None,
+    again: bool = False,
 ) -> ParentRun:
     """Create the sweep's run, and its experiment if there is none of that name; or take one that is there.
 
@@ -68,6 +69,7 @@ def open_parent(
             SQLite file, ``mlruns/`` beside it, where a bare ``mlflow ui`` in that folder shows them.
         texts: Artifacts of the run, such as ``config.yaml``: name to content.
         run_id: A job's own run, which Azure ML made and will end; it stays in its experiment.
+        again: Whether this was tried before and may have left the run behind, which is taken then.
 
     Raises:
         TrackingError: The store does not answer or refuses, or the experiment is deleted.
@@ -78,7 +80,9 @@ def open_parent(
 
         if run_id is None:
             experiment_id = _experiment(tracking_uri, experiment_name, artifact_location)
-            run = _create_run(client, experiment_id, run_name, tags)
+            run = _create_run(client, experiment_id, run_name, tags, again)
+            if run.info.status != "RUNNING":
+                client.update_run(run.info.run_id, status="RUNNING")
         else:
             run = client.get_run(run_id)
             experiment_id = run.info.experiment_id
@@ -242,9 +246,9 @@ def close_parent(
             client.set_terminated(run_id, status=status)
 
 
-def _create_run(client: "MlflowClient", experiment_id: str, name: str, tags: Mapping[str, str]) -> "Run":
-    """Create the run; where the answer was lost, the run that was created all the same is taken."""
-    sweep_id, tried = tags.get("plato.sweep_id"), False
+def _create_run(client: "MlflowClient", experiment_id: str, name: str, tags: Mapping[str, str], tried: bool) -> "Run":
+    """Create the run; where that was tried and the answer was lost, the run that was created all the same is taken."""
+    sweep_id = tags.get("plato.sweep_id")
     for attempt in stamina.retry_context(on=is_transient, attempts=3, timeout=30.0):
         with attempt:
             of_sweep = f"tags.plato.sweep_id = '{sweep_id}' and tags.plato.kind = 'sweep'"

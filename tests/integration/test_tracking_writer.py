@@ -439,15 +439,24 @@ def test_checkpoints_that_pile_up_while_the_store_is_away_do_not_fill_the_disk(
 # ---- SQLite, and the parent run
 
 
-def test_a_parent_run_that_cannot_be_filled_is_not_left_running(tmp_path: Path) -> None:
+def test_a_parent_run_that_cannot_be_filled_is_not_left_running_and_the_next_try_takes_it(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     (tmp_path / "mlruns").write_text("a file where the artifacts' folder should be")
+    tags, texts = {"plato.sweep_id": "x", "plato.kind": "sweep"}, {"config.yaml": "seed: 1\n"}
     with pytest.raises(TrackingError):
-        open_parent(uri, "pbt_ppo", "sweep", {}, {}, texts={"config.yaml": "seed: 1\n"})
+        open_parent(uri, "pbt_ppo", "sweep", tags, {"lr": 1}, texts=texts)
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name("pbt_ppo")
     assert experiment is not None
-    assert [run.info.status for run in client.search_runs([experiment.experiment_id])] == ["FAILED"]
+    [failed] = client.search_runs([experiment.experiment_id])
+    assert failed.info.status == "FAILED"
+
+    (tmp_path / "mlruns").unlink()
+    opened = open_parent(uri, "pbt_ppo", "sweep", tags, {"lr": 1}, texts=texts, again=True)
+    [run] = client.search_runs([experiment.experiment_id])
+    assert (run.info.run_id, opened.run_id) == (failed.info.run_id,) * 2
+    assert (run.info.status, run.data.params) == ("RUNNING", {"lr": "1"})
+    assert [file.path for file in client.list_artifacts(opened.run_id)] == ["config.yaml"]
 
 
 def test_the_end_of_a_parent_run_is_left_to_flush_while_the_store_is_away(tmp_path: Path) -> None:
