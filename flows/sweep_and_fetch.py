@@ -48,6 +48,7 @@ from tasks.leases import sweeps_outlive_leases
 from tasks.naming import FLOW_NAME, flow_run_name, tag_flow_run
 from tasks.parent_run import close_parent_run, open_parent_run, take_over_sweep
 from tasks.prune import prune_old_sweeps
+from tasks.retries import patiently
 from tasks.retrying import begun_before
 from tasks.selection import select_top_run
 from tasks.summary import STOPPED_PATIENCE_S, write_summary
@@ -70,7 +71,8 @@ def sweep(**parameters: object) -> SweepResult:
     try:
         config = _checked(parameters)
         if config.resume is not None and (job := JobRun.tracked_in(config.store_uri)) is not None:
-            take_over_sweep(config, job)  # before anything in the sweep's folder is touched
+            # Before anything in the sweep's folder is touched.
+            take_over_sweep(config, job, patience_of(config.store_uri))
         process = adopt(config)
     except PlatoError as error:
         return _failed(error)
@@ -83,7 +85,7 @@ def sweep(**parameters: object) -> SweepResult:
         progress = SweepProgress(facts_of(config))
         opened = None
         try:
-            opened = open_parent_run(config, process.sweep_id)
+            opened = open_parent_run(config, process.sweep_id, patience_of(config.store_uri))
             # Not before: two threads that import MLflow break each other's import.
             close_left_behind(config.storage_folder)
             result = _sweep(config, process, opened, progress, began)
@@ -143,7 +145,8 @@ def _checked(parameters: Mapping[str, object]) -> SweepConfig:
     if is_prepared():
         return SweepConfig.from_flow_parameters(parameters)
     config = begun_before(parameters) or tracked(from_form(parameters, os.environ, deployment_parameters()))
-    check_machine(config)
+    # What nobody looks at may wait for its store; somebody at a terminal is told at once.
+    patiently(lambda: check_machine(config), 0.0 if deployment.id is None else patience_of(config.store_uri))
     return config
 
 
@@ -198,6 +201,7 @@ def _sweep(
         if ended.fit_s
         else None,
         step=progress.snapshot().iteration,
+        patience_s=patience_s,
     )
     record_done(process.sweep_dir)
     return result if left is None else result.model_copy(update={"warnings": (*result.warnings, left)})

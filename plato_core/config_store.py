@@ -63,10 +63,9 @@ def _check_http(uri: str) -> None:
     except urllib.error.HTTPError as error:
         if error.code < 500:
             return  # somebody is there; whether the user may come in, MLflow will say
-        reason = f"it answers {error.code}"
+        raise _unreachable(uri, f"it answers {error.code}") from error
     except (OSError, ValueError) as error:
-        reason = str(getattr(error, "reason", None) or error)
-    raise _unreachable(uri, reason)
+        raise _unreachable(uri, str(getattr(error, "reason", None) or error)) from error
 
 
 def _check_azure(uri: str) -> None:
@@ -77,7 +76,7 @@ def _check_azure(uri: str) -> None:
     except ConfigError:
         raise
     except PlatoError as error:
-        raise ConfigError(f"tracking_uri: {error}") from None
+        raise ConfigError(f"tracking_uri: {error}") from error
 
 
 def _check_socket(uri: str, default_port: int) -> None:
@@ -88,7 +87,7 @@ def _check_socket(uri: str, default_port: int) -> None:
         with socket.create_connection((parts.hostname, parts.port or default_port), timeout=TIMEOUT_S):
             return
     except (OSError, ValueError) as error:
-        raise _unreachable(uri, str(error)) from None
+        raise _unreachable(uri, str(error)) from error
 
 
 def _unreachable(uri: str, reason: str) -> ConfigError:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import platform
 import subprocess
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -25,7 +27,7 @@ from plato_core.sweep.folder import forget_done
 from plato_core.sweep.protocol import TRACKING_FOLDER
 from plato_core.tracking import jobs, parent
 from plato_core.tracking.spool import Target
-from tasks.retries import DELAY_S, store_may_come_back
+from tasks.retries import DELAY_S, patiently, store_may_come_back
 
 VERSIONED = ("plato-sweeps", "ray", "mlflow", "prefect", "torch", "gymnasium", "numpy")
 
@@ -37,7 +39,7 @@ VERSIONED = ("plato-sweeps", "ray", "mlflow", "prefect", "torch", "gymnasium", "
     retry_condition_fn=store_may_come_back,
     cache_policy=NO_CACHE,
 )
-def take_over_sweep(config: SweepConfig, job: JobRun) -> None:
+def take_over_sweep(config: SweepConfig, job: JobRun, patience_s: float = 0.0) -> None:
     """Waits until no other job of Azure ML works on a sweep that goes on; from then on it is this job's.
 
     A file system between jobs may have no locks. So it comes before anything in the sweep's folder is touched.
@@ -45,14 +47,20 @@ def take_over_sweep(config: SweepConfig, job: JobRun) -> None:
     Args:
         config: The resolved config.
         job: This process's.
+        patience_s: How long a store that is away or throttles is waited for.
 
     Raises:
         ConfigError: Another job still works on the sweep.
         TrackingError: The store does not answer.
     """
-    assert config.resume is not None
-    if (before := _parent_before(config, config.resume)) is not None:
-        jobs.take_over(config.store_uri, before, job, get_run_logger().info)
+    sweep_id = config.resume
+    assert sweep_id is not None
+
+    def take_over() -> None:
+        if (before := _parent_before(config, sweep_id)) is not None:
+            jobs.take_over(config.store_uri, before, job, get_run_logger().info)
+
+    patiently(take_over, patience_s)
 
 
 @task(
@@ -63,7 +71,7 @@ def take_over_sweep(config: SweepConfig, job: JobRun) -> None:
     retry_condition_fn=store_may_come_back,
     cache_policy=NO_CACHE,
 )
-def open_parent_run(config: SweepConfig, sweep_id: str) -> parent.ParentRun:
+def open_parent_run(config: SweepConfig, sweep_id: str, patience_s: float = 0.0) -> parent.ParentRun:
     """Creates the run that the trials' runs are children of; it records the resolved config and where it ran.
 
     A sweep that goes on takes its own up again. In a job of Azure ML it is the job's own run, in the job's experiment;
@@ -72,7 +80,15 @@ def open_parent_run(config: SweepConfig, sweep_id: str) -> parent.ParentRun:
     Args:
         config: The resolved config.
         sweep_id: The sweep's name.
+        patience_s: How long a store that is away or throttles is waited for.
     """
+    tries = itertools.count(task_run.run_count or 1)
+    opened = patiently(lambda: _open(config, sweep_id, again=next(tries) > 1), patience_s)
+    write_parent(config.storage_folder / sweep_id, opened)
+    return opened
+
+
+def _open(config: SweepConfig, sweep_id: str, *, again: bool) -> parent.ParentRun:
     sweep_dir = config.storage_folder / sweep_id
     job = JobRun.tracked_in(config.store_uri)
     before = None
@@ -82,22 +98,19 @@ def open_parent_run(config: SweepConfig, sweep_id: str) -> parent.ParentRun:
         before = _parent_before(config, sweep_id)
     if before is not None:
         parent.reopen_parent(config.store_uri, before)
-        opened = before
-    else:
-        shown = config.model_copy(update={"job_variables": _without_env(config.job_variables)})
-        opened = parent.open_parent(
-            config.store_uri,
-            config.experiment_name,
-            run_name=f"{config.algorithm} {config.env_name} x{config.num_tune_samples} {sweep_id}",
-            tags=_tags(config, sweep_id, job),
-            params=_params(config),
-            artifact_location=None if config.artifact_root is None else str(config.artifact_root),
-            texts={"config.yaml": shown.to_yaml()},
-            run_id=None if job is None else job.run_id,
-            again=(task_run.run_count or 0) > 1,
-        )
-    write_parent(sweep_dir, opened)
-    return opened
+        return before
+    shown = config.model_copy(update={"job_variables": _without_env(config.job_variables)})
+    return parent.open_parent(
+        config.store_uri,
+        config.experiment_name,
+        run_name=f"{config.algorithm} {config.env_name} x{config.num_tune_samples} {sweep_id}",
+        tags=_tags(config, sweep_id, job),
+        params=_params(config),
+        artifact_location=None if config.artifact_root is None else str(config.artifact_root),
+        texts={"config.yaml": shown.to_yaml()},
+        run_id=None if job is None else job.run_id,
+        again=again,
+    )
 
 
 def close_parent_run(
@@ -109,6 +122,7 @@ def close_parent_run(
     tags: dict[str, str] | None = None,
     metrics: dict[str, float] | None = None,
     step: int = 0,
+    patience_s: float = 0.0,
 ) -> str | None:
     """Adds the lineage to the parent run and ends it; while the store is away, `plato flush` does so later.
 
@@ -120,17 +134,24 @@ def close_parent_run(
         tags: Last tags.
         metrics: Last metrics.
         step: Of the metrics; where the sweep's own series ended, to be the last values of those too.
+        patience_s: How long a store that is away or throttles is waited for first.
 
     Returns:
         None, or what is left to do where the store is away.
     """
     job = JobRun.tracked_in(config.store_uri)
     ours = job is None or job.run_id != opened.run_id
-    lineage = process.lineage()
-    try:
+    lineage, time_ms = process.lineage(), time.time_ns() // 1_000_000
+
+    def close() -> None:
         if lineage is not None:
             parent.upload_lineage(config.store_uri, opened.run_id, lineage)
-        parent.close_parent(config.store_uri, opened.run_id, status, tags=tags, metrics=metrics, step=step, end=ours)
+        parent.close_parent(
+            config.store_uri, opened.run_id, status, tags=tags, metrics=metrics, step=step, end=ours, time_ms=time_ms
+        )
+
+    try:
+        patiently(close, patience_s)
     except TrackingError as error:
         process.close()  # which sends from the spool as long as it lives
         spool = process.sweep_dir / TRACKING_FOLDER

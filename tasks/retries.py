@@ -35,5 +35,4 @@ def patiently(ask: Callable[[], T], patience_s: float) -> T:
         ask: Asks it.
         patience_s: How long it is waited for while it is away or throttles.
     """
-    logger = get_run_logger()
-    return patience.patiently(ask, patience_s, lambda line: say(line, logger))
+    return patience.patiently(ask, patience_s, lambda line: say(line, get_run_logger()))

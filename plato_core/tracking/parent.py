@@ -175,7 +175,7 @@ def leave_to_flush(
     spool = Spool.create(spool_dir, target)
     spool.runs.record(_PARENT_KEY).run_id = target.parent_run_id
     spool.runs.save()
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = _now_ms()
     append = spool.journal.append
     append({"op": "tags", "key": _PARENT_KEY, "values": dict(tags)})
     append({"op": "metrics", "key": _PARENT_KEY, "step": step, "time": now_ms, "values": dict(metrics)})
@@ -221,6 +221,7 @@ def close_parent(
     metrics: Mapping[str, float] | None = None,
     step: int = 0,
     end: bool = True,
+    time_ms: int | None = None,
 ) -> None:
     """End the parent run, with last tags and metrics.
 
@@ -232,18 +233,25 @@ def close_parent(
         metrics: Last metrics.
         step: Of the metrics. What MLflow shows as a metric's value is that of the highest step, the latest of equals.
         end: Whether it is ended; a job's own run is not, as Azure ML does so.
+        time_ms: Of the metrics, Unix time; now by default. The same again, and what arrived before is not doubled.
 
     Raises:
         TrackingError: The store does not answer or refuses.
     """
     client = make_client(tracking_uri)
+    at_ms = _now_ms() if time_ms is None else time_ms
     with tracking_errors(tracking_uri):
-        for name, value in (tags or {}).items():
-            client.set_tag(run_id, name, value)
-        for name, number in (metrics or {}).items():
-            client.log_metric(run_id, name, number, step=step)
+        from mlflow.entities import Metric, RunTag
+
+        points = [Metric(name, number, at_ms, step) for name, number in (metrics or {}).items()]
+        if points or tags:
+            client.log_batch(run_id, points, tags=[RunTag(name, value) for name, value in (tags or {}).items()])
         if end:
             client.set_terminated(run_id, status=status)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _create_run(client: "MlflowClient", experiment_id: str, name: str, tags: Mapping[str, str], tried: bool) -> "Run":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import Literal
 
 import aml_driver
@@ -10,9 +11,11 @@ from aml_tracks import PARAMS, STEPS, TRIALS
 
 from plato_core.sweep import folder
 from plato_core.tracking.parent import ParentRun, close_parent
+from plato_core.tracking.patience import PATIENCE_S
 from plato_core.tracking.summary import DrainSummary
 from plato_core.tracking.writer import Writer
 from tasks.parent_run import open_parent_run
+from tasks.retries import patiently
 
 
 def track_two_trials() -> None:
@@ -22,13 +25,15 @@ def track_two_trials() -> None:
     sweep_dir = config.storage_folder / aml_driver.SWEEP_ID
     sweep_dir.mkdir(parents=True)
     (sweep_dir / folder.CONFIG_NAME).write_text(config.to_yaml())
-    opened = open_parent_run(config, aml_driver.SWEEP_ID)
+    opened = open_parent_run(config, aml_driver.SWEEP_ID, PATIENCE_S)
     writer = aml_driver.track(config, opened)
     train(writer, opened)
     drained = end(writer, "FINISHED", 120.0)
     if not drained.complete or drained.rejected:
         raise RuntimeError(drained.describe())
-    close_parent(config.store_uri, opened.run_id, "FINISHED", tags={"plato.top_run_id": "t0"}, step=STEPS, end=False)
+    tags = {"plato.top_run_id": "t0"}
+    close = partial(close_parent, config.store_uri, opened.run_id, "FINISHED", tags=tags, step=STEPS, end=False)
+    patiently(close, PATIENCE_S)
 
 
 def train(writer: Writer, opened: ParentRun) -> None:

@@ -283,6 +283,8 @@ def test_a_run_whose_endpoints_fail_is_one_job_and_nothing_is_double(bed: Bed) -
     bed.emulator.control("clear_faults")
     for match, kind in endpoints.items():
         bed.emulator.fault(match, **CLASSES[kind])
+    # Longer than the clients and the retries of the task that opens the parent run go on by themselves.
+    bed.emulator.fault(r"^POST .*/runs/set-tag$", status=503, times=8)
     faulty.job()
     assert not faulty.unmet()
 

@@ -29,7 +29,7 @@ def test_nothing_in_the_sweeps_folder_is_touched_before_it_is_known_to_be_free(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", WORKSPACE)
     asked = []
 
-    def refuse(config: Any, job: Any) -> None:
+    def refuse(config: Any, job: Any, patience_s: float) -> None:
         asked.append((config.resume, job.run_id))
         raise ConfigError("resume: another job still works on this sweep")
 
