@@ -86,13 +86,17 @@ def credential() -> RenewableCredential:
     return RenewableCredential(_credential)
 
 
+def hush() -> None:
+    """Keep Azure's SDKs from logging every try and broken answer as a warning, before the error says the same."""
+    logging.getLogger("azure").setLevel(logging.ERROR)
+
+
 def _credential() -> TokenCredential:
     from azure.identity import DefaultAzureCredential
 
     from plato_core.aml.transport import PromptTransport
 
-    # It logs every way that it tried at WARNING, before the error says the same.
-    logging.getLogger("azure.identity").setLevel(logging.ERROR)
+    hush()
     if os.environ.get("OBO_ENDPOINT"):  # a job whose identity is `user_identity`
         from azure.ai.ml.identity import AzureMLOnBehalfOfCredential
 

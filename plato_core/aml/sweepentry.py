@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from plato_core.aml.joblog import EVENT
@@ -24,9 +26,11 @@ from plato_core.sweep.process import SweepProcess
 from plato_core.sweep.protocol import TRACKING_FOLDER
 from plato_core.tracking import jobs
 from plato_core.tracking.parent import ParentRun, upload_lineage
+from plato_core.tracking.patience import patience_s, patiently
 from plato_core.tracking.runs import note_ended
 
 _TERMINATED = 128 + signal.SIGTERM
+_TICK_S = 0.2
 
 
 def run_sweep(job: SweepSettings, ray_address: str, told_to_stop: Callable[[], bool]) -> int:
@@ -42,9 +46,11 @@ def run_sweep(job: SweepSettings, ray_address: str, told_to_stop: Callable[[], b
     """
     try:
         config = _config(job, ray_address)
-        _take_over(job, Path(job.sweeps) / job.order.sweep_id)
+        _take_over(job, Path(job.sweeps) / job.order.sweep_id, told_to_stop)
         with SweepProcess(config, sweep_id=job.order.sweep_id) as process:
             return _follow(job, process, told_to_stop)
+    except SweepStopped:
+        return _TERMINATED
     except PlatoError as error:
         _tell(Failed.of(error))
         return error.exit_code
@@ -70,13 +76,25 @@ def _config(job: SweepSettings, ray_address: str) -> SweepConfig:
     return resumed_config(sweep_dir, {name: asked[name] for name in may_change})
 
 
-def _take_over(job: SweepSettings, sweep_dir: Path) -> None:
+def _take_over(job: SweepSettings, sweep_dir: Path, told_to_stop: Callable[[], bool]) -> None:
     """Wait until no other job works on the sweep, and say in the tracking that this one does."""
     go = job.order.go
     run = JobRun.tracked_in(go.tracking_uri)
+
+    def say(line: str) -> None:
+        print(f"plato: {line}", flush=True)
+
+    def sleep(seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            if told_to_stop():
+                raise SweepStopped("the job was told to stop", signal.SIGTERM)
+            time.sleep(_TICK_S)
+
     if run is not None:
         opened = ParentRun(go.parent_run_id, go.experiment_id, "")
-        jobs.take_over(go.tracking_uri, opened, run, lambda line: print(f"plato: {line}", flush=True))
+        take_over = partial(jobs.take_over, go.tracking_uri, opened, run, say)
+        patiently(take_over, patience_s(go.tracking_uri), say, sleep=sleep)
     note_ended(sweep_dir / TRACKING_FOLDER, job.order.ended)
 
 
@@ -87,19 +105,16 @@ def _follow(job: SweepSettings, process: SweepProcess, told_to_stop: Callable[[]
     process.go(go)
     ended: SweepEnded | None = None
     waiting = 0
-    try:
-        for event in process.events():
-            if told_to_stop():
-                for last in process.stop():
-                    _tell(last)
-                return _TERMINATED
-            if isinstance(event, SweepEnded):
-                ended = event
-            elif event is not None:
-                _tell(event)
-                waiting = event.pending if isinstance(event, TrackingState) else waiting
-    except SweepStopped:
-        return _TERMINATED
+    for event in process.events():
+        if told_to_stop():
+            for last in process.stop():
+                _tell(last)
+            return _TERMINATED
+        if isinstance(event, SweepEnded):
+            ended = event
+        elif event is not None:
+            _tell(event)
+            waiting = event.pending if isinstance(event, TrackingState) else waiting
     if ended is None:
         raise SweepError(f"sweep {process.sweep_id} ended without a word")
     with contextlib.suppress(TrackingError):  # what it says stands in the trials' runs too

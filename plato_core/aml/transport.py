@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 from azure.core.pipeline.transport import RequestsTransport
 
-from plato_core.aml.credentials import TIMEOUTS
+from plato_core.aml.credentials import TIMEOUTS, hush
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
@@ -40,7 +39,6 @@ def make_ml_client(credential: TokenCredential, workspace: Workspace, **options:
     """
     from azure.ai.ml import MLClient
 
-    for noisy in ("azure.ai.ml", "azure.core", "azure.identity"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
+    hush()
     names = (workspace.subscription_id, workspace.resource_group, workspace.name)
     return MLClient(credential, *names, enable_telemetry=False, transport=PromptTransport(**TIMEOUTS), **options)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
 from plato_core.aml.clouds import UNREACHED, cloud_of, tracking_uri_of, workspace_refused
+from plato_core.aml.credentials import hush
 from plato_core.aml.jobrun import JobRun
 from plato_core.aml.workspace import Workspace
 from plato_core.errors import ConfigError, PlatoError, TrackingError
@@ -100,8 +101,8 @@ def prepare(uri: str) -> str:
     os.environ.setdefault(
         "AZUREML_HTTP_REQUEST_TIMEOUT", os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT", _ANSWERS_WITHIN_S)
     )
-    for name in ("azureml", "azure.core.pipeline.policies.http_logging_policy"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    hush()
+    logging.getLogger("azureml").setLevel(logging.ERROR)
     if JobRun.tracked_in(uri) is not None and "MLFLOW_TRACKING_TOKEN" in os.environ:
         return uri.partition("?")[0]
     target = canonical(uri)
