@@ -1,8 +1,9 @@
-"""How long the end of a sweep waits for a tracking store that is away or throttles.
+"""How long a sweep waits at its beginning and its end for a tracking store that is away or throttles.
 
-Hours of training are done by then, and only the store is missing. A store on another machine comes back by itself, so
-it is waited for; one on this machine is down because of somebody here, who is told at once. A store that refuses is
-never waited for.
+At its end hours of training are done, and only the store is missing; at its beginning a job may have been queued for
+hours. (In between nobody waits: there is the spool.) A store on another machine comes back by itself, so it is waited
+for; one on this machine is down because of somebody here, who is told at once. A store that refuses is never waited
+for.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _SIGN_IN_ERRORS = {"ClientAuthenticationError", "CredentialUnavailableError"}
 
 
 def patience_s(uri: str) -> float:
-    """Return for how long a store is waited for at a sweep's end, in seconds; 0 for one on this machine.
+    """Return for how long a store is waited for, in seconds; 0 for one on this machine.
 
     Args:
         uri: Its tracking URI.
