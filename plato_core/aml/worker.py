@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 JOB_LABEL = "plato.job"  # the attempt, and its job's name
-# Waits between tries to submit while Azure ML does not answer, in seconds: some five minutes in all.
-_WAITS_S = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0)
+# Waits between tries to submit while Azure ML does not answer, in seconds: some ten minutes in all.
+_WAITS_S = (5.0, 10.0, 20.0, 40.0, *[60.0] * 9)
 _NEW_S = 60.0  # a run that was just taken over by a worker, which has not put its name on it
 
 
@@ -138,7 +138,7 @@ class AzureMLWorker(BaseWorker[AzureMLJobConfiguration, AzureMLVariables, AzureM
         Returns:
             Its name, and whether there is one: not, if the run was cancelled before.
         """
-        name = ""
+        name, once = "", Once()
         logger = self.get_flow_run_logger(flow_run)
         spec = configuration.job_spec(flow_run)
         for wait_s in (*_WAITS_S, None):
@@ -155,14 +155,16 @@ class AzureMLWorker(BaseWorker[AzureMLJobConfiguration, AzureMLVariables, AzureM
                     if state.is_cancelling():
                         await self._cancelled(current, "Cancelled before an Azure ML job was submitted.")
                     return name, False
-                logger.info("Submitting job %s to %s", name, jobs.workspace)
+                if once.first("submitting"):
+                    logger.info("Submitting job %s to %s", name, jobs.workspace)
                 await _in_thread(jobs.check, spec)
                 await self._create(jobs, spec)
                 return name, True
             except AmlUnavailable as error:
                 if wait_s is None:
                     raise
-                logger.warning("%s; trying again in %.0f s", error, wait_s)
+                if once.first(str(error)):
+                    logger.warning("%s; trying again for some minutes", error)
                 await anyio.sleep(wait_s)
         raise AssertionError("the last try returns or raises")
 

@@ -14,8 +14,8 @@ from plato_core.report import notable
 from plato_core.report.curves import Curve, CurveRecorder, in_order
 from plato_core.report.facts import END_STATES, RETURN_METRIC, Best, Snapshot, SweepFacts, TrialRow
 from plato_core.report.notable import BestSoFar, end_line, exploit_line, largest, past_line, restart_line
-from plato_core.report.outages import Outages
 from plato_core.report.text import counted, duration, measure, number, plain
+from plato_core.report.tracking_outages import TrackingOutages
 from plato_core.sweep.events import (
     Event,
     Exploited,
@@ -58,7 +58,7 @@ class SweepProgress:
         self._in_past = False
         self._ended: SweepEnded | None = None
         self._tracking: TrackingState | None = None
-        self._outages = Outages()
+        self._outages = TrackingOutages()
         self._nodes: NodeChanged | None = None
         self._noted: tuple[Event | None, str | None] = (None, None)
         self._restored: Snapshot | None = None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from plato_core.report.outages import SETTLED_S
 from plato_core.report.progress import SweepFacts, SweepProgress
+from plato_core.report.tracking_outages import SETTLED_S
 from plato_core.sweep.events import TrackingState
 
 WORKS, AWAY = TrackingState(), TrackingState(last_error="429", pending=3)

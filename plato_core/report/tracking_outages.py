@@ -7,7 +7,7 @@ from plato_core.sweep.events import TrackingState
 SETTLED_S = 60.0
 
 
-class Outages:
+class TrackingOutages:
     """Keeps whether the tracker was said to wait."""
 
     def __init__(self) -> None:
