@@ -302,6 +302,7 @@ def test_a_sweep_from_home_whose_endpoints_fail_is_one_job_and_nothing_is_double
     faulty.spoil(dict.fromkeys(endpoints, 0), kind)
     # No client asks again by itself then: the task that opens the parent run does, and there is one of that too.
     bed.emulator.fault(r"^PUT .*/config\.yaml$", **CLASSES["429"])
+    bed.emulator.fault(r"^POST .*/runs/set-tag$", **CLASSES["truncated"])  # likewise the job, when it begins
     faulty.home.job()
     assert not faulty.unmet()
 

@@ -1,6 +1,7 @@
 """A job of Azure ML that goes on with a sweep on which another one still works."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from prefect.client.schemas.objects import State
 from prefect.logging import disable_run_logger
 
 from flows import sweep_and_fetch
+from plato_core.aml import sweepentry
 from plato_core.config_sources import load_config
 from plato_core.errors import ConfigError
 from plato_core.sweep import folder
@@ -42,3 +44,23 @@ def test_nothing_in_the_sweeps_folder_is_touched_before_it_is_known_to_be_free(
     assert ended.message == "resume: another job still works on this sweep"
     assert asked == [(SWEEP, "pf-the-next-001")]
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_job_that_waits_for_its_store_ends_when_it_is_told_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = []
+
+    def away(*arguments: Any) -> None:
+        asked.append(arguments)
+        raise ConnectionError("no route")
+
+    go = SimpleNamespace(tracking_uri=WORKSPACE, parent_run_id="p", experiment_id="1")
+    job: Any = SimpleNamespace(order=SimpleNamespace(go=go, sweep_id=SWEEP, ended={}), sweeps=str(tmp_path))
+    monkeypatch.setattr(sweepentry, "_config", lambda job, ray_address: None)
+    monkeypatch.setattr(sweepentry.JobRun, "tracked_in", lambda uri: SimpleNamespace(run_id="of the job"))
+    monkeypatch.setattr(sweepentry.jobs, "take_over", away)
+    assert sweepentry.run_sweep(job, "auto", told_to_stop=lambda: bool(asked)) == 143
+    assert len(asked) == 1
+    assert "plato: waiting for the tracking store, up to 15 min: no route" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
