@@ -29,10 +29,13 @@ _NOT_SET_UP = (
     "unavailable", "not available", "not found", "not be found", "not installed", "not configured", "az login",
     "azd auth login", "connect-azaccount",
 )  # fmt: skip
+# A machine's own service for its identity was there and gave no token, also where it throttles. The word before its
+# answer is azure-identity's, whatever the answer was.
+_NO_TOKEN = re.compile(r"^.*Token request error: (\(invalid_scope\) *)?", re.DOTALL)
 _PREFIXES = ("authentication failed: ", "(invalid_client) ", "(unauthorized_client) ")
 _NOBODY = "nobody is signed in"
 # By these Azure refuses who asks. Without one it was not reached: azure-identity tells both by the same error.
-_REFUSAL = re.compile(r"AADSTS\d+|\((invalid|unauthorized)_\w+\)")
+_REFUSAL = re.compile(r"AADSTS\d+|\((invalid_(?!scope\))|unauthorized_)\w+\)")
 _LONGEST = 300
 # In seconds. The SDK's own limits are 300: a service that hangs would keep each question for 20 minutes.
 TIMEOUTS: dict[str, Any] = {"connection_timeout": 10.0, "read_timeout": 30.0}
@@ -151,7 +154,9 @@ def sign_in_message(text: str) -> str:
     refused = {
         name: why
         for name, why in attempts.items()
-        if why.lower().startswith(_PREFIXES[0]) or (why and not any(word in why.lower() for word in _NOT_SET_UP))
+        if why.lower().startswith(_PREFIXES[0])
+        or _NO_TOKEN.match(why)
+        or (why and not any(word in why.lower() for word in _NOT_SET_UP))
     }
     if not attempts and text.strip():
         refused = {"": next(line for line in text.splitlines() if line.strip())}
@@ -160,7 +165,7 @@ def sign_in_message(text: str) -> str:
     if not why:
         tried = ", ".join(name.removesuffix("Credential") for name in attempts)
         return f"{_NOBODY} to Azure (tried: {tried}); {WAY_OUT}"
-    why = plain(why)
+    why = plain(_NO_TOKEN.sub("the identity's service gave no token: ", why))
     lower = why.lower()
     for prefix in _PREFIXES:
         if lower.startswith(prefix):

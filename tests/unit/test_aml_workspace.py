@@ -118,3 +118,10 @@ def test_azure_that_is_not_reached_is_asked_again_and_one_that_refuses_is_not(wh
     assert ("look at the network" in str(error)) == (kind is AmlUnavailable)
     assert ("sign in with" in str(error)) == (kind is AmlError)
     assert type(sign_in_error(NOBODY)) is AmlError
+
+
+def test_a_managed_identity_whose_service_throttles_is_asked_again() -> None:
+    asked = "Azure ML managed identity configuration not found in environment. Token request error: (invalid_scope) {}"
+    error = sign_in_error(NOBODY.replace("ManagedIdentityCredential authentication unavailable, no response", asked))
+    assert type(error) is AmlUnavailable
+    assert "(ManagedIdentityCredential) failed: the identity's service gave no token: {}" in str(error)
