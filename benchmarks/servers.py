@@ -75,7 +75,7 @@ def cpu_s(uri: str) -> float:
     port = str(port_of(uri))
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if port in process.cmdline():
+            if {port, "server"} <= {*process.cmdline()}:  # the way there has the port in its command too
                 family = [process, *process.children(recursive=True)]
                 return sum(sum(each.cpu_times()[:2]) for each in family)
     return 0.0

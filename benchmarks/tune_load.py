@@ -1,8 +1,8 @@
 """Many small results through Ray Tune, tracked or not: what the benchmarks of the tracking share.
 
 A trial here does nothing but report. Ray runs in the benchmark's own process, once for all rounds, and each round runs
-every side in turn. The clock of a side runs from its first result to its last, so that the start of Ray's processes and
-what is sent to the store after the end are not in it.
+every side in turn. The clock of a side runs from its first result, when all processes are there, to its last, so that
+their start and what is sent to the store after the end are not in it.
 """
 
 from __future__ import annotations
@@ -100,16 +100,27 @@ class Rate:
 
 
 class Trivial(tune.Trainable):
-    """A trial that only reports, in a process that the next one takes over."""
+    """A trial that only reports, in a process that the next one takes over.
+
+    Nobody reports before all processes are there: their start takes the CPU for 10 s, now more and now less.
+    """
+
+    _all_there = False
 
     def setup(self, config: dict[str, Any]) -> None:
         """Takes down how much to report."""
+        self._gate, self._actors = Path(config["gate"]), int(config["actors"])
         self._total = self._left = int(config["results"])
         own = [name for name in METRICS if name not in _OF_TUNE and name != "training_iteration"]
         self._values = {name: 0.5 + number / 7 for number, name in enumerate(own[: config["metrics"]])}
 
     def step(self) -> dict[str, Any]:
         """Returns a result."""
+        if not self._all_there:
+            (self._gate / str(os.getpid())).touch()
+            while len(os.listdir(self._gate)) < self._actors:
+                time.sleep(0.02)
+            self._all_there = True
         self._left -= 1
         values = {name: value + self._left / 3 for name, value in self._values.items()}
         # The stock callback takes this one for the step.
@@ -181,11 +192,15 @@ def measure(side: Side, load: Load, uri: str) -> Rate:
         uri: The tracking store.
     """
     folder = Path(tempfile.mkdtemp(prefix=f"plato-bench-{side}-"))
+    (gate := folder / "gate").mkdir()
     meter = Meter()
     callback = None if side == "none" else _ours(folder, uri) if side == "ours" else _stock(uri)
     tuner = tune.Tuner(
         tune.with_resources(Trivial, {"cpu": math.floor(SLOTS / load.actors * 10_000) / 10_000}),
-        param_space={"results": load.results, "metrics": load.metrics, **{name: 0.5 for name in TUNED}},
+        param_space={
+            **{"results": load.results, "metrics": load.metrics, "gate": str(gate), "actors": load.actors},
+            **{name: 0.5 for name in TUNED},
+        },
         tune_config=tune.TuneConfig(num_samples=load.trials, reuse_actors=True),
         run_config=tune.RunConfig(
             name="tune",

@@ -11,6 +11,7 @@ BUSY = 50.0
 SHARE = 0.01
 LONGEST_PAUSE_S = 10.0
 _WINDOW_S = 0.5
+_TRIFLE_S = 0.001  # hardly a request
 
 
 class Courtesy:
@@ -29,10 +30,15 @@ class Courtesy:
         self._journaled = 0
         self._rate = 0.0
         self._seen = (clock(), 0)
+        self._hurried = False
 
     def count(self) -> None:
         """Count an operation of the loop."""
         self._journaled += 1
+
+    def hurry(self) -> None:
+        """Pause no more: the loop is over."""
+        self._hurried = True
 
     def pause_s(self, spent_s: float) -> float:
         """Seconds to pause for, 0 while the loop has time to spare.
@@ -44,7 +50,8 @@ class Courtesy:
         if (passed := now - self._seen[0]) >= _WINDOW_S:
             self._rate = (journaled - self._seen[1]) / passed
             self._seen = (now, journaled)
-        return min(LONGEST_PAUSE_S, spent_s / SHARE) if self._rate > BUSY else 0.0
+        busy = self._rate > BUSY and spent_s > _TRIFLE_S and not self._hurried
+        return min(LONGEST_PAUSE_S, spent_s / SHARE) if busy else 0.0
 
 
 def meter(uri: str) -> Callable[[], float]:

@@ -1,9 +1,11 @@
 """Uploads of checkpoints and files, and what stays of them in the store."""
 
 import logging
+import queue
 import time
 from collections.abc import Callable, Iterable
 
+from plato_core.tracking.courtesy import Courtesy, meter
 from plato_core.tracking.lanes import Job, Lane
 from plato_core.tracking.ledger import Ledger
 from plato_core.tracking.pool import Outcome, UploadPool
@@ -22,6 +24,7 @@ class Uploads:
         ledger: The writer's books.
         sender: Makes the requests.
         backoff: Seconds to wait after so many attempts.
+        courtesy: Says how long to rest after an upload.
         finished: Called, in a pool's thread, when there is something to settle.
     """
 
@@ -30,18 +33,26 @@ class Uploads:
         ledger: Ledger,
         sender: Sender,
         backoff: Callable[[int], float],
+        courtesy: Courtesy,
         finished: Callable[[], None],
     ) -> None:
         self._ledger = ledger
         self._spool = ledger.spool
         self._sender = sender
         self._backoff = backoff
+        self._courtesy, self._rests_until = courtesy, 0.0
+        self._meter = meter(ledger.spool.target.tracking_uri)
+        self._spent_s: queue.SimpleQueue[float] = queue.SimpleQueue()
         self._pool: UploadPool[Job] = UploadPool(self._work, finished)
         self._can_delete = True
 
     def close(self) -> None:
         """Start no more."""
         self._pool.close()
+
+    def hurry(self) -> None:
+        """Rest no more."""
+        self._rests_until = 0.0
 
     @property
     def running(self) -> int:
@@ -61,12 +72,23 @@ class Uploads:
                 self._ledger.count(superseded=1)
             if record.run_id is not None:
                 ready += [job for job in lane.jobs if not job.running and job.not_before <= now]
+        if now < self._rests_until:
+            for job in ready:
+                job.not_before = self._rests_until
+            return
         for job in sorted(ready, key=lambda job: job.number or 0)[: max(0, self._pool.free)]:
             job.running = True
             self._pool.submit(job)
 
     def _work(self, job: Job) -> int:
         """Do a job, in a thread of the pool."""
+        began = self._meter()
+        try:
+            return self._transfer(job)
+        finally:
+            self._spent_s.put(self._meter() - began)
+
+    def _transfer(self, job: Job) -> int:
         run_id = self._spool.runs[job.lane.key].run_id
         assert run_id is not None
         if job.kind == "delete":
@@ -82,6 +104,9 @@ class Uploads:
         """Take in what has finished."""
         for outcome in self._pool.outcomes():
             self._settle(outcome)
+        while not self._spent_s.empty():
+            rest_s = self._courtesy.pause_s(self._spent_s.get())
+            self._rests_until = max(self._rests_until, time.monotonic() + rest_s)
 
     def _settle(self, outcome: Outcome[Job]) -> None:
         job, error = outcome.job, outcome.error

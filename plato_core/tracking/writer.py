@@ -58,7 +58,7 @@ class Writer:
         self._courtesy = Courtesy()
         self._spent_s = meter(target.tracking_uri)
         self._ledger = Ledger(spool)
-        self._uploads = Uploads(self._ledger, self._sender, self._backoff, self._wake.set)
+        self._uploads = Uploads(self._ledger, self._sender, self._backoff, self._courtesy, self._wake.set)
         self._thread = threading.Thread(target=self._run, name="plato-tracking", daemon=True)
 
     def start(self) -> None:
@@ -159,7 +159,7 @@ class Writer:
             while not self._stop.is_set():
                 if self._drain_timeout_s is not None and not hurried:
                     hurried = True
-                    self._forget_backoff()
+                    self._hurry()
                 self._round()
                 self._wake.wait(self._pause())
                 self._wake.clear()
@@ -189,7 +189,9 @@ class Writer:
         ceiling = MAX_BACKOFF_S if self._drain_timeout_s is None else min(MAX_BACKOFF_S, self._drain_timeout_s / 4)
         return random.uniform(0.5, 1.0) * min(ceiling, 0.25 * 2 ** min(attempts, 10))
 
-    def _forget_backoff(self) -> None:
+    def _hurry(self) -> None:
+        self._courtesy.hurry()
+        self._uploads.hurry()
         self._failures, self._next_round = min(self._failures, 1), 0.0  # it is still away, as far as is known
         for lane in self._lanes.values():
             for job in lane.jobs:
@@ -222,28 +224,37 @@ class Writer:
             if not lane.wants_run:
                 continue
             try:
-                self._send(lane)
+                rest_s = self._send(lane)
                 self._failures = 0
             except Away as error:
                 self._failures += 1
                 self._ledger.note_away(error)
+                rest_s = self._backoff(self._failures)
+            if rest_s:
                 self._lanes[lane.key] = self._lanes.pop(lane.key)  # the next round begins with another
-                pause = self._backoff(self._failures)
+                pause = rest_s if self._failures else max(pause, rest_s)
                 break
         self._next_round = time.monotonic() + (0.02 if self._drain_timeout_s and not self._failures else pause)
 
-    def _send(self, lane: Lane) -> None:
+    def _send(self, lane: Lane) -> float:
+        """Send what a lane has, until the loop is to be left alone for a while; returns for how many seconds."""
+        began = self._spent_s()
+
+        def rest_s() -> float:
+            nonlocal began
+            spent, began = self._spent_s() - began, self._spent_s()
+            return self._courtesy.pause_s(spent)
+
         try:
             run_id = self._run_id(lane)
         except Refused as error:
             for number, op in lane.take_all():
                 self._ledger.reject(number, op, str(error))
-            return
+            return 0.0
         while lane.log:
-            began = self._spent_s()
             self._log(lane, run_id, batch_of(lane.log, self._sender.max_metrics))
-            if self._drain_timeout_s is None and (pause := self._courtesy.pause_s(self._spent_s() - began)):
-                self._wake.wait(pause)
+            if rest := rest_s():
+                return rest
         while lane.statuses and not lane.jobs:
             number, op = lane.statuses[0]
             try:
@@ -252,6 +263,7 @@ class Writer:
             except Refused as error:
                 self._ledger.reject(number, op, str(error))
             lane.statuses.popleft()
+        return rest_s()
 
     def _run_id(self, lane: Lane) -> str:
         record = self.spool.runs.record(lane.key)

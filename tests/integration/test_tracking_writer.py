@@ -193,6 +193,29 @@ def test_runs_whose_creation_had_no_answer_are_there_once(tmp_path: Path, proxy:
     assert [run.info.run_id for run in runs] == [opened.run_id]
 
 
+def test_while_results_come_by_the_hundred_a_store_on_this_machine_is_left_alone(
+    tmp_path: Path, proxy: Proxy, parent: ParentRun
+) -> None:
+    writer, keys = _writer(tmp_path / "spool", proxy.uri, parent), [f"t{number}" for number in range(8)]
+    writer.start()
+    until, step, asked = time.monotonic() + 5.0, 0, len(proxy.seen)
+    while time.monotonic() < until:
+        step += 1
+        for key in keys:
+            if step == 1:
+                _begin(writer, key)
+            _points(writer, key, range(step, step + 1))
+            if step % 10 == 0:
+                writer.append({"op": "tags", "key": key, "values": {"step": str(step)}})
+        time.sleep(0.02)
+    while_busy = len(proxy.seen) - asked
+    _end(writer, *keys)
+    assert writer.drain(60).complete
+    _assert_whole(proxy.uri, parent, keys, step)
+    requests = len(proxy.seen) - asked
+    assert 0 < while_busy < 20 < requests, (while_busy, requests)
+
+
 def test_a_run_is_created_then_logged_then_ended(tmp_path: Path, proxy: Proxy, parent: ParentRun) -> None:
     writer = _writer(tmp_path / "spool", proxy.uri, parent)
     _begin(writer, "a")

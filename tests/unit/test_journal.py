@@ -107,6 +107,13 @@ def test_what_is_not_json_is_refused_and_leaves_no_trace(tmp_path: Path) -> None
     assert _drained(journal) == [0]
 
 
+@pytest.mark.parametrize("value", ["null", None, "\ud800", 2**70, -0.0, 1e-300, {"a": [True, "ü"]}])
+def test_odd_values_come_back_as_they_were(tmp_path: Path, value: object) -> None:
+    journal = Journal(tmp_path)
+    journal.append({"op": "tags", "values": {"odd": value}})
+    assert journal.read(1) == [(1, {"op": "tags", "values": {"odd": value}})]
+
+
 def test_the_cursor_is_whole_at_any_time(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     for n in range(10):
