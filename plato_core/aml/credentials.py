@@ -29,9 +29,9 @@ _NOT_SET_UP = (
     "unavailable", "not available", "not found", "not be found", "not installed", "not configured", "az login",
     "azd auth login", "connect-azaccount",
 )  # fmt: skip
-# A machine's own service for its identity was there and gave no token, also where it throttles. The word before its
-# answer is azure-identity's, whatever the answer was.
-_NO_TOKEN = re.compile(r"^.*Token request error: (\(invalid_scope\) *)?", re.DOTALL)
+# A job's own service for the identity of its nodes was there and gave no token, also where it throttles. The word
+# before its answer is azure-identity's, whatever the answer was.
+_NO_TOKEN = re.compile(r"^Azure ML managed identity .*Token request error: (\(invalid_scope\) *)?", re.DOTALL)
 _PREFIXES = ("authentication failed: ", "(invalid_client) ", "(unauthorized_client) ")
 _NOBODY = "nobody is signed in"
 # By these Azure refuses who asks. Without one it was not reached: azure-identity tells both by the same error.

@@ -122,6 +122,11 @@ def test_azure_that_is_not_reached_is_asked_again_and_one_that_refuses_is_not(wh
 
 def test_a_managed_identity_whose_service_throttles_is_asked_again() -> None:
     asked = "Azure ML managed identity configuration not found in environment. Token request error: (invalid_scope) {}"
-    error = sign_in_error(NOBODY.replace("ManagedIdentityCredential authentication unavailable, no response", asked))
+    imds = "ManagedIdentityCredential authentication unavailable, no response from the IMDS endpoint."
+    error = sign_in_error(NOBODY.replace(imds, asked))
     assert type(error) is AmlUnavailable
     assert "(ManagedIdentityCredential) failed: the identity's service gave no token: {}" in str(error)
+    elsewhere = asked.replace(
+        "Azure ML managed identity configuration not found in environment", "no IMDS endpoint found"
+    )
+    assert type(sign_in_error(NOBODY.replace(imds, elsewhere))) is AmlError
