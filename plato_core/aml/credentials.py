@@ -91,7 +91,8 @@ def credential() -> RenewableCredential:
 
 def hush() -> None:
     """Keep Azure's SDKs from logging every try and broken answer as a warning, before the error says the same."""
-    logging.getLogger("azure").setLevel(logging.ERROR)
+    for noisy in ("azure", "azure.ai.ml", "azure.core", "azure.identity"):  # some have levels of their own
+        logging.getLogger(noisy).setLevel(logging.ERROR)
 
 
 def _credential() -> TokenCredential:
