@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from running import machine, say
+from running import machine_now, say
 
 TRIALS, CPUS = 4, 2
 
@@ -35,8 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=3, help="how often each runs; medians are printed (3)")
     parser.add_argument("--iterations", type=int, default=15, help="of each trial (15)")
     options = parser.parse_args(argv)
-    load = os.getloadavg()[0]
-    say(f"{machine()}; load {load:.1f}")
+    now = machine_now()
     rates: dict[str, list[float]] = {"without": [], "with": []}
     for number in range(1, options.rounds + 1):
         for side, each in rates.items():
@@ -50,8 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{'ratio':16}{ratio:>10.2f}")
     result = {
         "benchmark": "cpu_places",
-        "machine": machine(),
-        "load_at_start": round(load, 2),
+        **now,
         "rounds": options.rounds,
         "steps_per_s": {side: [round(rate, 1) for rate in each] for side, each in rates.items()},
         "with_over_without": round(ratio, 3),

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import shutil
 import sys
@@ -27,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from running import last_line, machine, run_command, say
+from running import last_line, machine_now, run_command, say
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -40,8 +39,7 @@ MARGIN = {"ours": 1.1, "turns": 1.25}
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the benchmark and returns its exit code."""
     options = _options(argv)
-    load = os.getloadavg()[0]
-    say(f"{machine()}; load {load:.1f}")
+    now = machine_now()
     rows: list[dict[str, Any]] = []
     for population in options.populations:
         for side in options.sides:
@@ -59,8 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(_table(rows))
     result = {
         "benchmark": "efficiency",
-        "machine": machine(),
-        "load_at_start": round(load, 2),
+        **now,
         "rows": rows,
         "targets": TARGETS,
         "reached": all(row["efficiency"] >= TARGETS[row["side"]] for row in rows if row["side"] in TARGETS),

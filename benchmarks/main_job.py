@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import statistics
 import sys
@@ -27,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from main_job_sides import RUN, Measured
-from running import Memory, machine, say
+from running import Memory, machine_now, say
 
 TARGETS = {"stock": 0.30, "sb3": 1.0}
 """Of our wall time over another side's."""
@@ -39,10 +38,7 @@ NUMBERS = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the benchmark and returns its exit code: 0 if every run ended well."""
     options = _options(argv)
-    say(machine())
-    load = os.getloadavg()[0]
-    if load > 0.5:
-        say(f"the machine is not quiet (load {load:.1f}): these numbers will not be comparable")
+    now = machine_now()
     for line in differences(options):
         say(line)
     memory = Memory() if options.memory else None
@@ -64,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(table(medians))
     if memory is not None:
         print(f"memory: a trial's process held up to {memory.trial / 2**20:.0f} MiB, all of ours {memory.total_mib()}")
-    print(json.dumps(summary(options, medians, runs, memory, load)), flush=True)
+    print(json.dumps(summary(options, medians, runs, memory, now)), flush=True)
     return 0
 
 
@@ -122,13 +118,12 @@ def summary(
     medians: Mapping[str, Measured],
     runs: Sequence[Measured],
     memory: Memory | None,
-    load: float,
+    now: dict[str, Any],
 ) -> dict[str, Any]:
     """Returns the benchmark's result, JSON-able."""
     result: dict[str, Any] = {
         "benchmark": "main_job",
-        "machine": machine(),
-        "load_at_start": round(load, 2),
+        **now,
         "rounds": options.rounds,
         "seed": options.seed,
         "population": options.population,

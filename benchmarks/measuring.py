@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import signal
 import subprocess
@@ -12,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from running import environment, last_line, say
+from running import environment, last_line
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -76,11 +75,3 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
     return "-" if value is None else str(value)
-
-
-def warn_if_busy() -> float:
-    """Returns the load of the machine, and says so if it is not quiet."""
-    load = os.getloadavg()[0]
-    if load > 0.5:
-        say(f"the machine is not quiet (load {load:.1f}): these numbers will not be comparable")
-    return round(load, 2)

@@ -18,14 +18,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from running import machine, say
+from running import machine_now, say
 from servers import mlflow_server
 from tune_load import Load, Rate, measure, start_ray
 
@@ -35,8 +34,7 @@ TARGET = 0.95
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the benchmark and returns its exit code."""
     options = _options(argv)
-    load_at_start = os.getloadavg()[0]
-    say(f"{machine()}; load {load_at_start:.1f}")
+    now = machine_now()
     load = Load(options.trials, options.results, options.actors, limit_s=120.0, metrics=1)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="plato-bench-store-")))
@@ -60,8 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{'sent after the end (s)':24}{'-':>10}{drain_s:>10.1f}")
     result = {
         "benchmark": "result_throughput",
-        "machine": machine(),
-        "load_at_start": round(load_at_start, 2),
+        **now,
         "rounds": options.rounds,
         "load": {"trials": options.trials, "results": options.results, "actors": options.actors, "metrics": 1},
         "store": "MLflow server" if options.server else "SQLite",

@@ -17,6 +17,8 @@ import psutil
 ROOT = Path(__file__).resolve().parents[1]
 TELL_EVERY_S = 15.0
 SAMPLE_EVERY_S = 0.5
+_LOOKS_S = 3.0  # for others that use the machine
+_QUIET_UP_TO = 0.1  # of all its CPUs
 # What would lead a sweep elsewhere than to this machine and its fresh folder.
 FOREIGN = ("PLATO_", "PREFECT_", "MLFLOW_", "RAY_")
 # Nothing leaves the machine while it is measured, on neither side.
@@ -105,6 +107,19 @@ class Memory:
     def total_mib(self) -> str:
         """Returns the total in words."""
         return f"up to {self.total / 2**20:.0f} MiB at once"
+
+
+def machine_now() -> dict[str, Any]:
+    """Says what the machine is and whether others use it, and returns both for a benchmark's result.
+
+    Not by the load of the last minute: where one benchmark comes after another, that is the one before.
+    """
+    busy = psutil.cpu_percent(interval=_LOOKS_S) / 100
+    model = machine()
+    say(f"{model}; busy for {busy:.0%} of {_LOOKS_S:g} s")
+    if busy > _QUIET_UP_TO:
+        say("the machine is not quiet: these numbers will not be comparable")
+    return {"machine": model, "busy_at_start": round(busy, 3)}
 
 
 def machine() -> str:

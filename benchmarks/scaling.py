@@ -28,8 +28,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from measuring import end_in_order, measured, peak_mib, show, warn_if_busy
-from running import QUIET, machine, say
+from measuring import end_in_order, measured, peak_mib, show
+from running import QUIET, machine_now, say
 
 if TYPE_CHECKING:
     from ray import tune
@@ -49,9 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         trials, results, tracked = options.one
         print(json.dumps(run(int(trials), int(results), tracked == "on")), flush=True)
         return 0
-    say(machine())
     end_in_order()
-    load = warn_if_busy()
+    now = machine_now()
     rows: list[dict[str, Any]] = []
     for trials in options.trials:
         for tracking in ("off", "on"):
@@ -67,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             rows.append({"tracking": tracking, "trials": trials, **told})
             say(f"{trials} trials, tracking {tracking}: {told['loop s']:.1f} s")
     show(rows)
-    print(json.dumps(summary(rows, load)), flush=True)
+    print(json.dumps(summary(rows, now)), flush=True)
     return 0
 
 
@@ -138,7 +137,7 @@ def run(trials: int, results: int, tracked: bool) -> dict[str, Any]:
     }
 
 
-def summary(rows: Sequence[dict[str, Any]], load: float) -> dict[str, Any]:
+def summary(rows: Sequence[dict[str, Any]], now: dict[str, Any]) -> dict[str, Any]:
     """Returns the benchmark's result, JSON-able."""
     growth: dict[str, float] = {}
     for tracking in ("off", "on"):
@@ -154,8 +153,7 @@ def summary(rows: Sequence[dict[str, Any]], load: float) -> dict[str, Any]:
     older = max((row["tracking late/early"] for row in rows if row["tracking"] == "on"), default=0.0)
     return {
         "benchmark": "scaling",
-        "machine": machine(),
-        "load_at_start": load,
+        **now,
         "rows": list(rows),
         "rate_over_no_tracking": ratios,
         "cost_of_a_result_most_over_middle": growth,

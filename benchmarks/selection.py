@@ -25,8 +25,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from measuring import end_in_order, measured, peak_mib, show, warn_if_busy
-from running import machine, say
+from measuring import end_in_order, measured, peak_mib, show
+from running import machine_now, say
 from servers import mlflow_server
 
 RUNS = (100, 10_000, 100_000)
@@ -41,9 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.ask:
         print(json.dumps(ask(*options.ask)), flush=True)
         return 0
-    say(machine())
     end_in_order()
-    load = warn_if_busy()
+    now = machine_now()
     rows: list[dict[str, Any]] = []
     for count in options.runs:
         folder = Path(tempfile.mkdtemp(prefix="plato-bench-selection-"))
@@ -52,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     show(rows)
-    print(json.dumps(summary(rows, load, options.saturated)), flush=True)
+    print(json.dumps(summary(rows, now, options.saturated)), flush=True)
     return 0
 
 
@@ -157,7 +156,7 @@ def chooser(side: str, uri: str, experiment_id: str, parent_run_id: str | None) 
     return lambda: str(searched(order_by=[f"{column} DESC"], max_results=1)["run_id"].iloc[0])
 
 
-def summary(rows: Sequence[dict[str, Any]], load: float, saturated: bool) -> dict[str, Any]:
+def summary(rows: Sequence[dict[str, Any]], now: dict[str, Any], saturated: bool) -> dict[str, Any]:
     """Returns the benchmark's result, JSON-able."""
     ours = [row for row in rows if row["side"] == "ours"]
     most = max((row["runs"] for row in ours), default=0)
@@ -168,8 +167,7 @@ def summary(rows: Sequence[dict[str, Any]], load: float, saturated: bool) -> dic
     right = bool(ours) and all(row["top run"] == "right" for row in ours)
     return {
         "benchmark": "selection",
-        "machine": machine(),
-        "load_at_start": load,
+        **now,
         "saturated": saturated,
         "rows": list(rows),
         "most_runs": most,

@@ -32,7 +32,7 @@ from typing import Any
 
 import psutil
 from first_step import ENV_NAME, FOLDER_VARIABLE
-from running import environment, last_line, machine, say
+from running import environment, last_line, machine_now, say
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -54,8 +54,7 @@ ROLES = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the benchmark and returns its exit code."""
     options = _options(argv)
-    load = os.getloadavg()[0]
-    say(f"{machine()}; load {load:.1f}")
+    now = machine_now()
     if options.cpu:
         folder = Path(tempfile.mkdtemp(prefix="plato-bench-start-cpu-"))
         used: dict[str, float] = {}
@@ -63,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         shutil.rmtree(folder, ignore_errors=True)
         for role, seconds in sorted(used.items(), key=lambda item: -item[1]):
             print(f"{role:44}{seconds:>8.1f} s of CPU")
-        print(json.dumps({"benchmark": "start_up", "machine": machine(), "cpu_s": used}), flush=True)
+        print(json.dumps({"benchmark": "start_up", **now, "cpu_s": used}), flush=True)
         return 0
     rounds: dict[str, list[dict[str, float]]] = {"bare": [], "ours": []}
     for number in range(1, options.rounds + 1):
@@ -88,8 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{'ours/bare':44}{ratio:>8.2f}")
     result = {
         "benchmark": "start_up",
-        "machine": machine(),
-        "load_at_start": round(load, 2),
+        **now,
         "rounds": options.rounds,
         "rows": {side: {name: round(at, 2) for name, at in marks.items()} for side, marks in medians.items()},
         "each": {side: [round(marks[FIRST_STEP], 2) for marks in rounds[side]] for side in rounds},

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -25,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from running import machine, say
+from running import machine_now, say
 from servers import cpu_s, delayed, mlflow_server, port_of
 from tune_load import Load, Rate, measure, start_ray
 
@@ -35,8 +34,7 @@ TARGET = 0.97
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the benchmark and returns its exit code."""
     options = _options(argv)
-    load_at_start = os.getloadavg()[0]
-    say(f"{machine()}; load {load_at_start:.1f}")
+    now = machine_now()
     load = Load(options.trials, options.results, options.actors, limit_s=120.0)
     stock_load = Load(options.trials, options.results, options.actors, limit_s=options.stock_s)
     rates: dict[float, list[Rate]] = {}
@@ -68,8 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         json.dumps(
             {
                 "benchmark": "tracking_loop",
-                "machine": machine(),
-                "load_at_start": round(load_at_start, 2),
+                **now,
                 "rounds": options.rounds,
                 "load": {"trials": options.trials, "results": options.results, "actors": options.actors, "metrics": 40},
                 "rows": rows,

@@ -29,9 +29,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from measuring import end_in_order, show, warn_if_busy
+from measuring import end_in_order, show
 from movers import Copied, Ours, Sent
-from running import QUIET, environment, machine, say
+from running import QUIET, environment, machine_now, say
 from servers import mlflow_server
 
 os.environ.update(QUIET)
@@ -42,16 +42,15 @@ TARGETS = {"file, large": 0.7, "file, small": 0.7, "server, large": 0.7, "server
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the benchmark and returns its exit code."""
     options = _options(argv)
-    say(machine())
     end_in_order()
-    load = warn_if_busy()
+    now = machine_now()
     folder = Path(tempfile.mkdtemp(prefix="plato-bench-transfer-"))
     try:
         rows = measure(folder, options)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     show(rows)
-    print(json.dumps(summary(rows, load)), flush=True)
+    print(json.dumps(summary(rows, now)), flush=True)
     return 0
 
 
@@ -152,12 +151,11 @@ def file_server(folder: Path) -> Iterator[int]:
         process.wait()
 
 
-def summary(rows: Sequence[dict[str, Any]], load: float) -> dict[str, Any]:
+def summary(rows: Sequence[dict[str, Any]], now: dict[str, Any]) -> dict[str, Any]:
     """Returns the benchmark's result, JSON-able."""
     return {
         "benchmark": "transfer",
-        "machine": machine(),
-        "load_at_start": load,
+        **now,
         "rows": list(rows),
         "ratios": {f"{row['store']}, {row['checkpoint']}, {row['way']}": round(row["ratio"], 3) for row in rows},
         "targets": TARGETS,

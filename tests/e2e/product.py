@@ -171,8 +171,6 @@ class Product:
                 stdout=out,
                 stderr=err,
                 start_new_session=True,
-                # As a terminal's shell starts it: what a script starts in the background ignores Ctrl-C.
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
             )
         self.scripts.append(script := Script(self.folder, process, mark, logs))
         return script
