@@ -4,8 +4,9 @@ import time
 from collections.abc import Callable
 
 from plato_core.config_store import is_of_this_machine
+from plato_core.tracking.ops import Op
 
-# Operations a second from which on the loop is what a sweep waits for; one that trains has a result now and then.
+# Results a second from which on the loop is what a sweep waits for; one that trains has one now and then.
 BUSY = 50.0
 # Of the time the writer then takes so much at most; the rest waits in the journal.
 SHARE = 0.01
@@ -27,14 +28,14 @@ class Courtesy:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._journaled = 0
+        self._results = 0
         self._rate = 0.0
         self._seen = (clock(), 0)
         self._hurried = False
 
-    def count(self) -> None:
-        """Count an operation of the loop."""
-        self._journaled += 1
+    def count(self, op: Op) -> None:
+        """Count an operation of the loop if it is a result; what a large population's start journals is soon over."""
+        self._results += op["op"] == "metrics"
 
     def hurry(self) -> None:
         """Pause no more: the loop is over."""
@@ -46,10 +47,11 @@ class Courtesy:
         Args:
             spent_s: What the request took, by the `meter` of its store.
         """
-        now, journaled = self._clock(), self._journaled
-        if (passed := now - self._seen[0]) >= _WINDOW_S:
-            self._rate = (journaled - self._seen[1]) / passed
-            self._seen = (now, journaled)
+        now, results = self._clock(), self._results
+        passed, came = now - self._seen[0], results - self._seen[1]
+        if passed >= _WINDOW_S or came > BUSY * _WINDOW_S:  # so many are too many, however soon they came
+            self._rate = came / max(passed, 1e-6)
+            self._seen = (now, results)
         busy = self._rate > BUSY and spent_s > _TRIFLE_S and not self._hurried
         return min(LONGEST_PAUSE_S, spent_s / SHARE) if busy else 0.0
 

@@ -67,7 +67,7 @@ class Writer:
 
     def append(self, op: Op) -> None:
         """Journal an operation. Costs one write to a local file; never waits for the store."""
-        self._courtesy.count()
+        self._courtesy.count(op)
         self.spool.journal.append(cast(dict[str, Any], op))
 
     def drain(

@@ -14,10 +14,13 @@ from plato_core.tracking.client import absolute_uri, check_reachable, redact, sq
 from plato_core.tracking.courtesy import LONGEST_PAUSE_S, Courtesy, meter
 from plato_core.tracking.hold import hold_file, hold_tree
 from plato_core.tracking.lanes import Lane
+from plato_core.tracking.ops import Op
 from plato_core.tracking.retention import checkpoints_to_keep
 from plato_core.tracking.runs import RunRecord, RunTable
 from plato_core.tracking.sender import batch_of
 from plato_core.tracking.spool import Spool, Target, flush_command
+
+RESULT: Op = {"op": "metrics", "key": "t", "step": 1, "time": 1, "values": {}}
 
 
 def _target(uri: str = "sqlite:////nowhere/mlflow.db") -> Target:
@@ -223,17 +226,35 @@ def test_writer_pauses_only_while_many_results_come() -> None:
     for results, pause in ((300, 7.0), (4, 0.0), (60, 7.0), (50, 0.0)):
         clock["now"] += 1.0
         for _ in range(results):
-            courtesy.count()
+            courtesy.count(RESULT)
         assert courtesy.pause_s(0.07) == pytest.approx(pause)
         clock["now"] += 0.1  # too short to tell
         assert courtesy.pause_s(0.07) == pytest.approx(pause)
+
+
+def test_writer_pauses_as_soon_as_results_come_in_a_burst() -> None:
+    clock = {"now": 100.0}
+    courtesy = Courtesy(lambda: clock["now"])
+    for _ in range(30):
+        courtesy.count(RESULT)
+    clock["now"] += 0.02
+    assert courtesy.pause_s(0.07) == pytest.approx(7.0)
+
+
+def test_writer_does_not_pause_for_the_start_of_a_large_population() -> None:
+    clock = {"now": 100.0}
+    courtesy = Courtesy(lambda: clock["now"])
+    for number in range(100):
+        courtesy.count({"op": "create", "key": f"t{number}", "name": "t", "time": 1, "tags": {}})
+    clock["now"] += 1.0
+    assert courtesy.pause_s(0.07) == 0.0
 
 
 def test_writer_never_pauses_for_long() -> None:
     clock = {"now": 100.0}
     courtesy = Courtesy(lambda: clock["now"])
     for _ in range(100):
-        courtesy.count()
+        courtesy.count(RESULT)
     clock["now"] += 1.0
     assert courtesy.pause_s(1.0) == LONGEST_PAUSE_S
 
