@@ -46,7 +46,7 @@ types: setup
 unit: setup
 	$(BIN)/python -m pytest -n 2 tests/unit
 
-# All of docs/performance.md: some hours, on a machine that does nothing else meanwhile.
+# All of docs/performance.md: an hour and three quarters, on a machine that does nothing else meanwhile.
 bench: setup peers
 	$(BIN)/python benchmarks/main_job.py --rounds 3 --sides stock sb3 ours --peers $(PEERS)/bin/python
 	$(BIN)/python benchmarks/main_job.py --rounds 3 --sides stock sb3 ours --peers $(PEERS)/bin/python --stop-when first

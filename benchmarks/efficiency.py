@@ -2,7 +2,7 @@
 
 ::
 
-    python benchmarks/efficiency.py                                      # all of it: about an hour
+    python benchmarks/efficiency.py                                      # all of it: 45 minutes
     python benchmarks/efficiency.py --populations 4 --sides ours turns   # parts of it
     python benchmarks/efficiency.py --quick
 

@@ -49,9 +49,14 @@ def end_in_order() -> None:
 
 
 def peak_mib() -> float:
-    """Returns the most memory that this process has held, in MiB."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+    """Returns the most memory that this process has held, in MiB.
+
+    Not by `getrusage` on Linux, where a new process begins with the peak of the one that started it.
+    """
+    if sys.platform == "darwin":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:"))
 
 
 def show(rows: Sequence[dict[str, Any]]) -> None:
