@@ -162,8 +162,11 @@ def summary(rows: Sequence[dict[str, Any]], now: dict[str, Any], saturated: bool
     most = max((row["runs"] for row in ours), default=0)
     slowest = {of: [row["first s"] for row in ours if row["of"] == of and row["runs"] == most] for of in TARGET_S}
     took = {of: max(times) for of, times in slowest.items() if times and None not in times}
-    peaks = [row["peak MiB"] for row in ours if row["peak MiB"]]
-    growth = max(peaks) / min(peaks) if peaks else None
+    peaks: dict[str, list[float]] = {}  # by the way to the store: each needs other packages
+    for row in ours:
+        if row["peak MiB"]:
+            peaks.setdefault(row["through"], []).append(row["peak MiB"])
+    growth = max((max(each) / min(each) for each in peaks.values()), default=None)
     right = bool(ours) and all(row["top run"] == "right" for row in ours)
     return {
         "benchmark": "selection",

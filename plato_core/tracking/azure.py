@@ -20,6 +20,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
+import stamina
+
 from plato_core.aml.clouds import UNREACHED, cloud_of, tracking_uri_of, workspace_refused
 from plato_core.aml.credentials import hush
 from plato_core.aml.jobrun import JobRun
@@ -41,6 +43,7 @@ _SPARE_S = 300.0
 _ANSWERS_WITHIN_S = "30"
 _OF_A_TOKEN = re.compile("(Invalid|Expired)AuthenticationToken|AuthenticationFailed")
 _BARE = ("azureml", "azureml:", "azureml://")
+_REFUSED = (401, 403, 404)
 _WAY_OUT = "give azureml://... as the workspace's page in the Azure portal shows it, or the path of its config.json"
 
 _lock = threading.RLock()
@@ -174,20 +177,30 @@ def check(uri: str) -> None:
             from plato_core.aml.credentials import signed_in
 
             signed_in(cloud_of(uri).scope)
-        MlflowClient(tracking_uri=target).search_experiments(max_results=1)
+        # An answer that was cut off is asked for again, which MLflow does not do by itself.
+        for attempt in stamina.retry_context(on=_may_pass, attempts=3, timeout=30.0):
+            with attempt:
+                MlflowClient(tracking_uri=target).search_experiments(max_results=1)
     except PlatoError:
         raise
     except MlflowException as error:
         status = _status(str(error)) or error.get_http_status_code()
-        known = status in (401, 403, 404)
+        known = status in _REFUSED
         raise TrackingError(workspace_refused(workspace, status) if known else _unreached(workspace, error)) from error
     except Exception as error:  # the plugin's own, azure.core's and requests': they have no common base
         status = getattr(error, "status_code", None)
-        if status in (401, 403, 404):
+        if status in _REFUSED:
             raise TrackingError(workspace_refused(workspace, status)) from error
         raise TrackingError(_unreached(workspace, error)) from error
     with _lock:
         _reached.add(target)
+
+
+def _may_pass(error: Exception) -> bool:
+    from plato_core.tracking.artifacts import is_transient
+
+    # The plugin has a refusal's status in its text alone.
+    return is_transient(error) and _status(str(error)) not in _REFUSED
 
 
 @contextmanager

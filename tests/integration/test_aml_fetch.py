@@ -96,6 +96,13 @@ def test_the_script_lists_by_last_activity_and_fetches_the_best(emulator: Emulat
     assert "crashed" in said  # better, and not finished
 
 
+def test_a_first_answer_that_is_cut_off_is_asked_for_again(emulator: Emulator, tmp_path: Path) -> None:
+    file = emulator.workspace_config(tmp_path)
+    emulator.fault(match=r"POST .*/experiments/search$", truncate=True)
+    listed, _ = script(emulator, tmp_path, "--workspace-config", str(file))
+    assert listed.splitlines()[-1].split()[-1] == "older"
+
+
 def test_no_such_workspace_and_no_sign_in_are_one_line_each(emulator: Emulator, tmp_path: Path) -> None:
     file = emulator.workspace_config(tmp_path)
     _, said = script(emulator, tmp_path, code=1, AZURE_CLIENT_SECRET="wrong-and-secret")
