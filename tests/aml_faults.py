@@ -143,8 +143,8 @@ class Faulty:
         for scenario, run in SCENARIOS.items():
             if not re.search(wanted, scenario):
                 continue
-            if scenario == "fetch" and self._runs == 0:
-                self.job()  # whose checkpoint it is
+            if scenario in AFTER_A_JOB and self._runs == 0:
+                self.job()
             before = len(self.emulator.requests())
             run(self)
             new = self.emulator.requests()[before:]
@@ -234,7 +234,7 @@ class Faulty:
 
 
 # Those of the laptop come first: the worker is still silent then, and what is asked is theirs.
-SCENARIOS: dict[str, Callable[[Faulty], None]] = {
+SCENARIOS: dict[str, Callable[[Faulty], object]] = {
     "home job": lambda faulty: faulty.home.job(),
     "home cancel": lambda faulty: faulty.home.cancel(),
     "home adopted": lambda faulty: faulty.home.adopted(),
@@ -244,6 +244,8 @@ SCENARIOS: dict[str, Callable[[Faulty], None]] = {
     "death": Faulty.death,
 }
 OF_THE_LAPTOP = frozenset({"home job", "home cancel", "home adopted", "fetch"})
+# What they find is of a job before: its checkpoint, or its code, which is uploaded once.
+AFTER_A_JOB = frozenset({"fetch", "cancel", "death"})
 
 
 @contextlib.contextmanager

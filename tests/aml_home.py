@@ -27,7 +27,7 @@ _CANCELLED_WITHIN_S = 180.0  # a cancel is asked again for 90 s
 _TRIES = 10  # where many endpoints fail in the same run, some end a command
 _SWEEP = ROOT / "flows" / "sweep_and_fetch.py"
 _PACKAGE = "__path__.append({real!r})\n"
-_MAIN = "import sys\n\nfrom aml_untrained import main\n\nsys.exit(main())\n"
+_MAIN = "from aml_untrained import main\n\nfrom plato_core.processes import leave\n\nleave(main())\n"
 
 
 def code_of_a_job(folder: Path) -> Path:
@@ -95,8 +95,8 @@ class Home:
             sweep.command.kill()
         sweep.assert_whole(result)
 
-    def cancel(self) -> None:
-        """Ctrl-C while the job trains: it is cancelled, and no run stays RUNNING."""
+    def cancel(self) -> HomeSweep:
+        """Ctrl-C while the job trains: it is cancelled, no run stays RUNNING, and a second job has what is missing."""
         sweep = self._start(until=False)
         try:
             sweep.wait_for_trials(self.within_s)
@@ -106,8 +106,16 @@ class Home:
             sweep.command.kill()
         assert f"plato sweep --resume {sweep.sweep_id}" in sweep.command.said
         assert self.bed.job_ended(sweep.job) == "Canceled"
-        sweep.assert_one_job()
+        sweep.assert_jobs()
         sweep.assert_tracked(status="KILLED")
+        sweep.until.touch()
+        try:
+            sweep.go_on_in_a_new_job(self.within_s)
+            result = sweep.result(self.within_s)
+        finally:
+            sweep.command.kill()
+        sweep.assert_whole(result)
+        return sweep
 
     def adopted(self) -> None:
         """A client that is killed while the job trains, and a second one that follows the job to its end."""
@@ -117,7 +125,7 @@ class Home:
         finally:
             sweep.command.kill()
         try:
-            sweep.go_on(self.within_s)
+            sweep.follow(self.within_s)
             sweep.until.touch()
             result = sweep.result(self.within_s)
         finally:
@@ -178,12 +186,15 @@ class HomeSweep:
         bed: Server and workspace.
         folder: That the command is typed in.
         experiment: Its experiment.
+        commands: Those that were typed.
+        jobs: How many it is to have had.
     """
 
     bed: Bed
     folder: Path
     experiment: str
     commands: list[Command] = field(default_factory=list)
+    jobs: int = 1
 
     @property
     def until(self) -> Path:
@@ -201,8 +212,13 @@ class HomeSweep:
         return found.name
 
     @property
+    def _due(self) -> list[str]:
+        return [f"ps-{self.sweep_id}-{number:03d}" for number in range(self.jobs)]
+
+    @property
     def job(self) -> str:
-        return f"ps-{self.sweep_id}-000"
+        """The newest."""
+        return self._due[-1]
 
     def run(self, *arguments: str) -> None:
         """Starts a command, which speaks JSON at its end."""
@@ -218,15 +234,23 @@ class HomeSweep:
 
     def has_its_job(self, within_s: float) -> bool:
         """Waits for the job; False if the command ended in order before."""
-        return self._comes_to(lambda: bool(self._jobs()), within_s)
+        return self._comes_to(lambda: bool(self._made()), within_s)
 
-    def go_on(self, within_s: float) -> None:
+    def follow(self, within_s: float) -> None:
         """Starts a second client, which follows the job; again if it ended in order before."""
+        self._resume(lambda: f"job {self.job} is there already" in self.command.said, within_s)
+
+    def go_on_in_a_new_job(self, within_s: float) -> None:
+        """Starts a client that has the sweep go on in a job of its own; again if it ended in order before."""
+        self.jobs += 1
+        self._resume(lambda: self.job in self._made(), within_s)
+
+    def _resume(self, there: Callable[[], bool], within_s: float) -> None:
         for _ in range(_TRIES):
             self.run("--resume", "last")
-            if self._comes_to(lambda: f"job {self.job} is there already" in self.command.said, within_s):
+            if self._comes_to(there, within_s):
                 return
-        raise AssertionError(f"not followed by {_TRIES} commands: {self.command.said}")
+        raise AssertionError(f"not so far with {_TRIES} commands: {self.command.said}")
 
     def _comes_to(self, there: Callable[[], bool], within_s: float) -> bool:
         wait_for(lambda: self.command.process.poll() is not None or there(), "the command comes so far", within_s)
@@ -251,24 +275,28 @@ class HomeSweep:
         wait_for(heard, "the laptop hears of the trials", within_s)
 
     def assert_whole(self, result: dict[str, Any]) -> None:
-        """One job, everything tracked once, and the checkpoint here."""
+        """As many jobs as there should be, everything tracked once, and the checkpoint here."""
         checkpoint = Path(result["checkpoint_path"])
         assert checkpoint.is_relative_to(self.folder / "model_checkpoints")
         assert verify(checkpoint, read_manifest(checkpoint)) == []
         assert self.bed.job_ended(self.job) == "Completed"
-        self.assert_one_job()
+        self.assert_jobs()
         self.assert_tracked()
 
-    def _jobs(self) -> list[str]:
-        """Those that are there; none while the sweep has no id."""
+    def _made(self) -> list[str]:
+        """The jobs that are there; none while the sweep has no id."""
         sweeps = [path.name for path in (self.folder / ".plato" / "sweeps").glob("*-*-*")]
         return [name for name in self.bed.emulator.jobs() if any(sweep in name for sweep in sweeps)]
 
-    def assert_one_job(self) -> None:
-        assert self._jobs() == [self.job]
-        assert self.bed.emulator.job(self.job)["attempt"] == 1
+    def assert_jobs(self) -> None:
+        assert self._made() == self._due
+        assert {self.bed.emulator.job(name)["attempt"] for name in self._due} == {1}
 
     def assert_tracked(self, status: str = "FINISHED") -> None:
+        """Asks what is tracked; of a sweep that was stopped, a checkpoint may still wait with the sweep's files."""
         parent = json.loads((self.folder / ".plato" / "sweeps" / self.sweep_id / "parent.json").read_text())["run_id"]
-        job = self.bed.emulator.job(self.job)["run_uuid"]
-        assert_tracked_once(self.bed.emulator, self.experiment, [parent], [job], status)
+        jobs = [self.bed.emulator.job(name)["run_uuid"] for name in self._due]
+        held = self.bed.emulator.datastore(f"plato/sweeps/{self.sweep_id}/tracking/held")
+        assert_tracked_once(
+            self.bed.emulator, self.experiment, [parent], jobs, status, held if status == "KILLED" else None
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Collection
+from pathlib import Path
 
 from aml_bed import Emulator
 
@@ -20,6 +21,7 @@ def assert_tracked_once(
     parents: Collection[str],
     others: Collection[str] = (),
     status: str = "FINISHED",
+    held: Path | None = None,
 ) -> None:
     """Reads what MLflow has, without the way to it: the sweep's run, its trials' runs, and nothing else.
 
@@ -29,6 +31,7 @@ def assert_tracked_once(
         parents: What trials may call the sweep's run: its id and, of a job's own, the job's name.
         others: Ids of further runs that must be there.
         status: Of the trials' runs.
+        held: Where files of a trial may be that could not be sent; None if all must be stored.
     """
     with contextlib.closing(sqlite3.connect(f"file:{emulator.folder / 'mlflow.db'}?mode=ro", uri=True)) as db:
         runs = dict(
@@ -52,15 +55,16 @@ def assert_tracked_once(
             assert sorted(points) == sorted((name, step) for name in names for step in range(1, STEPS + 1))
             params = dict(db.execute("SELECT key, value FROM params WHERE run_uuid = ?", (run,)).fetchall())
             assert params == {f"p{number}": "1" for number in range(PARAMS)}
-            _assert_stored(emulator, run)
+            places = [emulator.artifacts(run)] + ([] if held is None else [held / tags["plato.trial_id"]])
+            _assert_kept(places)
 
 
-def _assert_stored(emulator: Emulator, run: str) -> None:
-    root = emulator.artifacts(run)
+def _assert_kept(places: Collection[Path]) -> None:
+    """A whole checkpoint and the results of a trial are in some of these folders."""
     whole = []
-    for path in root.glob("*checkpoint_*"):
+    for path in (found for place in places for found in place.glob("*checkpoint_*")):
         if (path / "manifest.json").is_file() and not verify(path, read_manifest(path)):
             whole.append(path.name)
-    assert whole, list(root.rglob("*"))
-    notes = [path.read_text() for path in root.glob("result*.json")]
+    assert whole, [file for place in places for file in place.rglob("*")]
+    notes = [path.read_text() for place in places for path in place.glob("result*.json")]
     assert "of this job" in notes

@@ -124,7 +124,7 @@ def _follow(job: SweepSettings, process: SweepProcess, told_to_stop: Callable[[]
             f"{waiting} entries could not be sent to {go.tracking_uri}; they are kept with the sweep's files, and sent "
             "when it goes on"
         )
-    _tell(ended.model_copy(update={"spool": None}))  # the last word: whoever reads it goes on
+    _tell(ended)  # the last word: whoever reads it goes on
     return 0
 
 

@@ -15,7 +15,7 @@ from plato_core.report.curves import Curve, CurveRecorder, in_order
 from plato_core.report.facts import END_STATES, RETURN_METRIC, Best, Snapshot, SweepFacts, TrialRow
 from plato_core.report.notable import BestSoFar, end_line, exploit_line, largest, past_line, restart_line
 from plato_core.report.text import counted, duration, measure, number, plain
-from plato_core.report.tracking_outages import TrackingOutages
+from plato_core.report.tracking_outages import TrackingOutages, kept_line
 from plato_core.sweep.events import (
     Event,
     Exploited,
@@ -236,6 +236,8 @@ class SweepProgress:
                 self._ended = event
                 left = {trial: row for trial, row in self._rows.items() if not row.over}
                 self._rows.update({trial: replace(row, state="stopped") for trial, row in left.items()})
+                if event.spool is None and self._tracking is not None and self._tracking.pending:
+                    return kept_line(self._tracking.pending)
             case Failed():
                 self._stopping = self._stopping or "an error"
         return None

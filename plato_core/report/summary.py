@@ -8,6 +8,7 @@ from plato_core.report.facts import TrialRow
 from plato_core.report.links import below, run_page
 from plato_core.report.notable import failure_line
 from plato_core.report.text import counted, duration, measure, plain
+from plato_core.report.tracking_outages import kept_line
 from plato_core.result import SweepResult
 from plato_core.sweep.events import TrackingState
 
@@ -65,8 +66,10 @@ def tracking_words(tracking: TrackingState | None, spool: str | None) -> list[st
     elif spool is not None:
         waiting = f"{tracking.pending} entries wait" if tracking and tracking.pending else "some entries wait"
         lines = [f"{waiting} in the spool; send them: plato flush {shlex.quote(spool)}"]
+    elif tracking is not None and tracking.pending:
+        lines = [kept_line(tracking.pending)]
     else:
-        lines = ["complete: everything was sent"]
+        lines = [] if tracking is not None and tracking.rejected else ["complete: everything was sent"]
     if tracking is not None and tracking.rejected:
         why = f": {plain(tracking.last_error)}" if tracking.last_error else ""
         lines.append(f"the tracker refused {tracking.rejected} entries for good{why}")

@@ -12,15 +12,17 @@ import logging
 import math
 import shutil
 import signal
-import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from plato_core.aml import jobrun
+from plato_core.aml.jobrun import JobRun
 from plato_core.config import SweepConfig
 from plato_core.errors import PlatoError
+from plato_core.processes import leave
 from plato_core.report.text import counted
 from plato_core.sweep import channel, folder, forkserver
 from plato_core.sweep.environment import prepare_environment
@@ -102,6 +104,8 @@ def _run(prepare: Prepare) -> int:
             patient=True,
         )
         runner.tell_tracking(drained)
+    if JobRun.current() is not None:  # the folder is one of the job's mounts, which ends with it
+        drained = replace(drained, spool=None)
     channel.emit(
         SweepEnded(
             outcome="stopped" if STATE.cancelled else "finished",
@@ -151,4 +155,4 @@ def _on_sigterm(number: int, frame: FrameType | None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())  # an upload that hangs is not waited for: it is in the spool

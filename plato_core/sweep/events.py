@@ -213,7 +213,7 @@ class SweepEnded(_Event):
         slots: CPUs that the sweep had.
         trials: How many trials there were.
         message: What else there is to say, as why it failed.
-        spool: The folder of what could not be sent to the tracker; None if everything was.
+        spool: The folder of what could not be sent to the tracker; None if everything was, and in a job of Azure ML.
     """
 
     kind: Literal["sweep_ended"] = "sweep_ended"

@@ -17,7 +17,7 @@ class DrainSummary:
         undeletable: Checkpoints beyond ``keep_checkpoints`` that the store would not delete.
         pending_ops: Operations that are not done.
         rejected: Operations that the store refused for good; they are in ``rejected.jsonl`` in the spool.
-        spool: The folder with what is left; None when nothing is and it was removed.
+        spool: The folder with what is left; None when nothing is and it was removed, or where nobody can get at it.
         last_error: Why sending fails at present; None while it works.
         gives_up_s: At the end of a sweep: after so many seconds without progress what is left stays in the spool.
             None before.
@@ -48,11 +48,12 @@ class DrainSummary:
         ]
         if self.pending_ops:
             lines.append(
-                f"{self.pending_ops} operations are not in the tracking store "
-                f"({self.last_error or 'no time left'}); `plato flush {self.spool}` sends them"
+                f"{self.pending_ops} operations are not in the tracking store ({self.last_error or 'no time left'}); "
+                + (f"`plato flush {self.spool}` sends them" if self.spool else "they are sent when the sweep goes on")
             )
         if self.rejected:
-            lines.append(f"the store refused {self.rejected} operations; see {self.spool}/rejected.jsonl")
+            folder = self.spool or "tracking"
+            lines.append(f"the store refused {self.rejected} operations; see {folder}/rejected.jsonl")
         if self.undeletable:
             lines.append(f"the store cannot delete: {self.undeletable} checkpoints more than asked for stay in it")
         return "\n".join(lines)

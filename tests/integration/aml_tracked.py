@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from functools import partial
 from typing import Literal
@@ -28,7 +29,7 @@ def track_two_trials() -> None:
     opened = open_parent_run(config, aml_driver.SWEEP_ID, PATIENCE_S)
     writer = aml_driver.track(config, opened)
     train(writer, opened)
-    drained = end(writer, "FINISHED", 120.0)
+    drained = end(writer, "FINISHED")
     if not drained.complete or drained.rejected:
         raise RuntimeError(drained.describe())
     tags = {"plato.top_run_id": "t0"}
@@ -47,8 +48,8 @@ def train(writer: Writer, opened: ParentRun) -> None:
         aml_driver.upload_results(writer, key, "of this job")
 
 
-def end(writer: Writer, status: Literal["FINISHED", "KILLED"], limit_s: float) -> DrainSummary:
-    """Ends the trials' runs, and returns what of all was sent."""
+def end(writer: Writer, status: Literal["FINISHED", "KILLED"], limit_s: float = math.inf) -> DrainSummary:
+    """Ends the trials' runs, and returns what of all was sent within the limit."""
     for key in TRIALS:
         writer.append({"op": "status", "key": key, "status": status, "time": aml_driver.now_ms()})
-    return writer.drain(limit_s)
+    return writer.drain(120.0, limit_s=lambda: limit_s)

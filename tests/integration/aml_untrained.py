@@ -5,6 +5,7 @@ In a job's code it stands in the place of `plato_core.sweep` (`aml_home.code_of_
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -19,7 +20,7 @@ from aml_tracks import STEPS, TRIALS, UNTIL
 
 from plato_core.config import SweepConfig
 from plato_core.sweep import channel
-from plato_core.sweep.events import Phase, Result, SweepEnded, TrialEnded, TrialStarted
+from plato_core.sweep.events import Phase, Result, SweepEnded, TrackingState, TrialEnded, TrialStarted
 from plato_core.tracking.parent import ParentRun
 
 
@@ -38,7 +39,8 @@ def main() -> int:
     writer = aml_driver.track(config, opened)
     for index, trial in enumerate(TRIALS):
         channel.emit(TrialStarted(trial=trial, index=index))
-    train(writer, opened)
+    if config.resume is None:  # else it is trained, and what is left of it is sent
+        train(writer, opened)
     for trial in TRIALS:
         channel.emit(Result(trial=trial, iteration=STEPS, episode_return=float(STEPS), metric_value=float(STEPS)))
     channel.emit(Phase(text=f"{len(TRIALS)} trials were tracked"))
@@ -48,7 +50,8 @@ def main() -> int:
     status: Literal["KILLED", "FINISHED"] = "KILLED" if stopped else "FINISHED"
     for trial in TRIALS:
         channel.emit(TrialEnded(trial=trial, status=status, iteration=STEPS))
-    drained = end(writer, status, 4.0 if stopped else 120.0)
+    drained = end(writer, status, 4.0 if stopped else math.inf)  # as the real one
+    channel.emit(TrackingState(pending=drained.pending_ops))
     channel.emit(
         SweepEnded(
             outcome="stopped" if stopped else "finished",

@@ -308,8 +308,12 @@ def test_a_sweep_from_home_whose_endpoints_fail_is_one_job_and_nothing_is_double
 
 
 @thorough
-def test_ctrl_c_at_home_cancels_the_job_and_leaves_no_run_running(bed: Bed) -> None:
-    Faulty(bed).home.cancel()
+def test_ctrl_c_at_home_cancels_the_job_and_the_next_sends_what_it_could_not(bed: Bed) -> None:
+    faulty = Faulty(bed)
+    faulty.spoil({"^PUT .*/ExperimentRun/.*checkpoint_[^/]+/.*$": 0}, "silent after")
+    sweep = faulty.home.cancel()
+    assert not faulty.unmet()
+    assert "not in the tracking store yet: 2 operations, kept with the sweep's files" in sweep.commands[0].said
 
 
 @thorough

@@ -74,6 +74,15 @@ def indices(progress: SweepProgress) -> list[int]:
     return [row.index for row in progress.leaderboard()]
 
 
+def test_what_a_stopped_job_could_not_send_is_told_at_its_end() -> None:
+    stopped = OVER.model_copy(update={"outcome": "stopped"})
+    said = lines(started(0), TrackingState(pending=1), stopped)
+    assert said[-1] == (
+        "not in the tracking store yet: 1 operation, kept with the sweep's files and sent when it goes on"
+    )
+    assert lines(started(0), TrackingState(pending=1), stopped.model_copy(update={"spool": "/here"})) == []
+
+
 def test_the_leaderboard_is_best_first_with_unknown_and_pending_trials_last() -> None:
     facts = SweepFacts(population=4)
     progress = after(started(0), started(1), started(2), result(1, 1, 10.0), result(2, 1, 30.0), facts=facts)

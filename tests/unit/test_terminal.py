@@ -317,6 +317,19 @@ def test_what_waits_in_the_spool_comes_with_the_command_that_sends_it() -> None:
     assert "everything was sent" not in text
 
 
+def test_what_waits_in_a_jobs_storage_is_told_without_a_command_that_would_not_find_it() -> None:
+    tracking = TrackingState(pending=12)
+    text = "\n".join(final_lines(OUTCOME, experiment_id="1", cwd=HOME, tracking=tracking))
+    assert "tracking    not in the tracking store yet: 12 operations, kept with the sweep's files" in text
+    assert "plato flush" not in text
+
+
+def test_what_was_refused_in_a_job_is_not_called_complete() -> None:
+    text = "\n".join(final_lines(OUTCOME, experiment_id="1", cwd=HOME, tracking=TrackingState(rejected=2)))
+    assert "tracking    the tracker refused 2 entries for good" in text
+    assert "everything was sent" not in text
+
+
 def test_a_store_elsewhere_is_named_wholly_and_quoted_for_the_shell() -> None:
     assert ui_command("sqlite:////data/my runs/m.db", HOME) == (
         "mlflow ui --backend-store-uri 'sqlite:////data/my runs/m.db'"
