@@ -1,4 +1,4 @@
-"""Whether processes live, and their end, whoever their parent is."""
+"""Whether processes live, and their end: that of others, whoever their parent is, and that of this one."""
 
 from __future__ import annotations
 
