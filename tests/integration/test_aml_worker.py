@@ -370,6 +370,29 @@ def test_many_jobs_are_asked_after_once_a_poll_each_in_little_memory(bed: Bed, w
         assert bed.job_ended(name) == "Canceled"
 
 
+@soaked
+def test_a_log_of_gigabytes_costs_the_worker_no_memory_and_hides_no_end(bed: Bed, worker: psutil.Process) -> None:
+    line = "a line of a log that is long"
+    # 3 GB, while the worker looks; and the end of the log, which is not among what it copies.
+    long = f"yes '{line}' | head -c 3000000000; sleep 5; echo 'numpy: Cannot allocate memory'; exit 137"
+    run_id = bed.start(command=long, log_lines=100)
+    wait_for(lambda: line in said(bed, run_id), "the log is copied")
+    held, most = worker.memory_info().rss, 0
+
+    def ended() -> bool:
+        nonlocal most
+        most = max(most, worker.memory_info().rss)
+        return bed.run(run_id)["state_name"] == "Crashed"
+
+    wait_for(ended, "the end is seen", 300.0)
+    print(f"{held / 1e6:.1f} MB, and at most {most / 1e6:.1f} MB")
+    assert most - held < GROWS_BY
+    assert "out of memory on a node" in bed.run(run_id)["state"]["message"]
+    found = said(bed, run_id)
+    assert found.count(line) == 100
+    assert sum(one.startswith("Further lines of the job's log are in Studio") for one in found) == 1
+
+
 def test_no_secret_is_anywhere_and_nobody_else_was_called(bed: Bed) -> None:
     """The last test of this file: it searches what all before it have left."""
     hidden = [PASSWORD, base64.b64encode(f"admin:{PASSWORD}".encode()).decode(), "emulated-client-secret"]
