@@ -44,12 +44,12 @@ def leave(code: int) -> NoReturn:
     """Ends this process at once, whatever its threads are at.
 
     Python would wait at its end for each thread of a pool, in this project's code and in the stores' clients: for
-    minutes, if one is in a request that is never answered.
+    minutes, if one is in a request that is never answered. What such threads have in temporary folders stays there.
 
     Args:
         code: Its exit code.
     """
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # it is full, broken or closed
             stream.flush()
     os._exit(code)

@@ -26,9 +26,14 @@ from plato_core.sweep.execution import SweepExecution
 from plato_core.sweep.folder import forget_done
 from plato_core.sweep.protocol import TRACKING_FOLDER
 from plato_core.tracking import jobs, parent
+from plato_core.tracking.azure import is_azure
+from plato_core.tracking.patience import within
 from plato_core.tracking.spool import Target
 from tasks.retries import DELAY_S, patiently, store_may_come_back
 
+# How long a sweep that was told to stop waits for a store that hangs: somebody waits for its end. A workspace's job
+# takes as long to end, and the answers that its client asks for again come after pauses.
+STOPPED_LIMIT_S, STOPPED_AZURE_LIMIT_S = 5.0, 60.0
 VERSIONED = ("plato-sweeps", "ray", "mlflow", "prefect", "torch", "gymnasium", "numpy")
 
 
@@ -130,7 +135,7 @@ def close_parent_run(
         config: The resolved config.
         process: The sweep.
         opened: The parent run.
-        status: How it ended.
+        status: How it ended. If it is KILLED, the store has not long for it.
         tags: Last tags.
         metrics: Last metrics.
         step: Of the metrics; where the sweep's own series ended, to be the last values of those too.
@@ -143,15 +148,25 @@ def close_parent_run(
     ours = job is None or job.run_id != opened.run_id
     lineage, time_ms = process.lineage(), time.time_ns() // 1_000_000
 
-    def close() -> None:
+    def upload() -> None:
         if lineage is not None:
             parent.upload_lineage(config.store_uri, opened.run_id, lineage)
+
+    def end() -> None:
         parent.close_parent(
             config.store_uri, opened.run_id, status, tags=tags, metrics=metrics, step=step, end=ours, time_ms=time_ms
         )
 
+    def close() -> None:
+        # An upload hangs sooner than a request: the run of a sweep that is stopped is not to stay RUNNING for it.
+        for part in (end, upload) if status == "KILLED" else (upload, end):
+            part()
+
     try:
-        patiently(close, patience_s)
+        if status == "KILLED":
+            within(STOPPED_AZURE_LIMIT_S if is_azure(config.store_uri) else STOPPED_LIMIT_S, close)
+        else:
+            patiently(close, patience_s)
     except TrackingError as error:
         process.close()  # which sends from the spool as long as it lives
         spool = process.sweep_dir / TRACKING_FOLDER
@@ -174,7 +189,8 @@ def close_parent_run(
                 step=step,
                 end=ours,
             )
-        return f"the parent run is not ended ({error}); plato flush {spool} does so"
+        way_out = f"plato flush {spool} does so" if job is None else "it is when the sweep goes on"
+        return f"the parent run is not complete ({error}); {way_out}"
     return None
 
 

@@ -236,7 +236,7 @@ class Faulty:
 # Those of the laptop come first: the worker is still silent then, and what is asked is theirs.
 SCENARIOS: dict[str, Callable[[Faulty], object]] = {
     "home job": lambda faulty: faulty.home.job(),
-    "home cancel": lambda faulty: faulty.home.cancel(),
+    "home cancel": lambda faulty: faulty.home.cancel_and_go_on(),
     "home adopted": lambda faulty: faulty.home.adopted(),
     "job": Faulty.job,
     "fetch": Faulty.fetch,

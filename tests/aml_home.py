@@ -95,7 +95,7 @@ class Home:
             sweep.command.kill()
         sweep.assert_whole(result)
 
-    def cancel(self) -> HomeSweep:
+    def cancel_and_go_on(self) -> HomeSweep:
         """Ctrl-C while the job trains: it is cancelled, no run stays RUNNING, and a second job has what is missing."""
         sweep = self._start(until=False)
         try:

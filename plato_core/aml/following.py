@@ -17,7 +17,7 @@ from plato_core.aml.sweepsettings import SweepJobFields
 from plato_core.aml.talk import Talk
 from plato_core.config import SweepConfig
 from plato_core.errors import SweepError, TrackingError
-from plato_core.sweep.events import Event, Failed, SweepEnded, parse
+from plato_core.sweep.events import Event, Failed, SweepEnded, TrackingState, parse
 from plato_core.sweep.protocol import TRACKING_FOLDER, Go
 from plato_core.tracking.left_running import LeftRun, end_left_running
 from plato_core.tracking.runs import note_ended
@@ -168,6 +168,7 @@ class Following:
             return seen.stopped or self._ended("stopped", f"its job {job.name} has ended")
         if job.status == "Completed":
             self._talk.say(f"job {job.name} is Completed; its log could not be read")
+            self._take(TrackingState())  # with anything left to send it would have failed
             return self._ended("finished", "the job's log could not be read")
         if seen.stopped is not None and not self._diagnosis(seen, job).is_time_limit:
             self._end_runs()

@@ -129,5 +129,7 @@ def _follow(job: SweepSettings, process: SweepProcess, told_to_stop: Callable[[]
 
 
 def _tell(event: Event) -> None:
+    if isinstance(event, SweepEnded):
+        event = event.model_copy(update={"spool": None})  # whoever reads it has no such path
     sys.stdout.write(f"{EVENT}{event.model_dump_json()}\n")
     sys.stdout.flush()

@@ -30,7 +30,7 @@ def final_lines(
         cwd: The folder in which the person will type the commands; paths below it are shown relative to it.
         winner_name: What people call the winning trial; its run id stands alone without.
         tracking: The tracking writer's last state.
-        spool: The folder of what could not be sent, if anything.
+        spool: The folder of what could not be sent; None if there is none, and in a job.
     """
     name = f"{winner_name}, run {result.top_run_id}" if winner_name else f"run {result.top_run_id}"
     metric = result.rank_metric.removeprefix("metrics.")
@@ -59,7 +59,7 @@ def tracking_words(tracking: TrackingState | None, spool: str | None) -> list[st
 
     Args:
         tracking: The tracking writer's last state.
-        spool: The folder of what could not be sent, if anything.
+        spool: The folder of what could not be sent; None if there is none, and in a job.
     """
     if spool is not None and tracking is not None and tracking.rejected and not tracking.pending:
         lines = [f"what the tracker refused is in {Path(spool) / 'rejected.jsonl'}"]

@@ -1,6 +1,6 @@
 """What is told of a tracking store that is away or throttles, and when: an outage is two lines, however it goes."""
 
-from plato_core.report.text import counted, duration, last_line
+from plato_core.report.text import duration, last_line
 from plato_core.sweep.events import TrackingState
 
 # A store that throttles takes some entries and refuses others, back and forth, for minutes.
@@ -9,8 +9,8 @@ SETTLED_S = 60.0
 
 def kept_line(pending: int) -> str:
     """Return what is said of entries in a spool at which no command gets, since it is in the storage of a job."""
-    waiting = counted(pending, "operation")
-    return f"not in the tracking store yet: {waiting}, kept with the sweep's files and sent when it goes on"
+    entries = "1 entry" if pending == 1 else f"{pending} entries"
+    return f"not in the tracking store yet: {entries}, kept with the sweep's files and sent when the sweep goes on"
 
 
 class TrackingOutages:

@@ -104,7 +104,7 @@ def _run(prepare: Prepare) -> int:
             patient=True,
         )
         runner.tell_tracking(drained)
-    if JobRun.current() is not None:  # the folder is one of the job's mounts, which ends with it
+    if JobRun.current() is not None:  # the path means nothing outside of the job
         drained = replace(drained, spool=None)
     channel.emit(
         SweepEnded(

@@ -49,7 +49,7 @@ class Lane:
         sent_before: The last step of which the store had points then, -1 if there were none.
         log: Metrics, params and tags, in order.
         jobs: Uploads and deletions.
-        statuses: Changes of the run's status; they wait for the rest.
+        statuses: Changes of the run's status; they wait for the rest, but for the end of a trial that was cut off.
     """
 
     key: str

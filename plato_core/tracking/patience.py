@@ -9,8 +9,10 @@ for.
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import TypeVar
 from urllib.error import URLError
 from urllib.parse import urlsplit
@@ -100,6 +102,34 @@ def patiently(
             if waiting:
                 say(f"the tracking store answers again, after {duration(clock() - began)}")
             return answer
+
+
+def within(limit_s: float, ask: Callable[[], T]) -> T:
+    """Return what the store answers if it does so in time, for whoever cannot wait as long as its client would.
+
+    Args:
+        limit_s: How long it is waited for. What is under way then goes on in a thread, which no process waits for.
+        ask: Asks it.
+
+    Raises:
+        StoreAway: There was no answer in time.
+        Exception: What `ask` raised, as it was.
+    """
+    answer: Future[T] = Future()
+
+    def ask_it() -> None:
+        try:
+            answer.set_result(ask())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=ask_it, name="plato-last-request", daemon=True).start()
+    try:
+        return answer.result(limit_s)
+    except TimeoutError:
+        if answer.done():  # an error of `ask` itself
+            raise
+        raise StoreAway(f"the tracking store did not answer within {duration(limit_s)}") from None
 
 
 def _sign_in_is_away(error: Exception) -> bool:

@@ -17,7 +17,7 @@ class DrainSummary:
         undeletable: Checkpoints beyond ``keep_checkpoints`` that the store would not delete.
         pending_ops: Operations that are not done.
         rejected: Operations that the store refused for good; they are in ``rejected.jsonl`` in the spool.
-        spool: The folder with what is left; None when nothing is and it was removed, or where nobody can get at it.
+        spool: The folder with what is left; None when nothing is and it was removed, and where no command gets at it.
         last_error: Why sending fails at present; None while it works.
         gives_up_s: At the end of a sweep: after so many seconds without progress what is left stays in the spool.
             None before.
@@ -52,8 +52,8 @@ class DrainSummary:
                 + (f"`plato flush {self.spool}` sends them" if self.spool else "they are sent when the sweep goes on")
             )
         if self.rejected:
-            folder = self.spool or "tracking"
-            lines.append(f"the store refused {self.rejected} operations; see {folder}/rejected.jsonl")
+            where = f"{self.spool}/rejected.jsonl" if self.spool else "rejected.jsonl among the sweep's files"
+            lines.append(f"the store refused {self.rejected} operations; see {where}")
         if self.undeletable:
             lines.append(f"the store cannot delete: {self.undeletable} checkpoints more than asked for stay in it")
         return "\n".join(lines)

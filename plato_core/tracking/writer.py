@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
+from plato_core.tracking.azure import is_azure
 from plato_core.tracking.courtesy import Courtesy, meter
 from plato_core.tracking.lanes import Lane, Numbered
 from plato_core.tracking.ledger import Ledger
@@ -34,6 +35,7 @@ MAX_BACKOFF_S = 30.0
 MAX_IN_MEMORY = 5000
 LONGEST_UPLOAD_S = 600.0
 TOLD_AFTER_S = 20.0  # longer than the pause between two tries of a drain
+_LAST_REQUEST_S = 2.0  # that is under way when no more time is left
 _KINDS = frozenset({"create", "metrics", "params", "tags", "checkpoint", "file", "status"})
 
 
@@ -123,7 +125,7 @@ class Writer:
         """Stop without sending the rest, which stays in the spool."""
         self._stop.set()
         self._wake.set()
-        self._thread.join(5.0)
+        self._thread.join(_LAST_REQUEST_S)
         summary = self.summary()
         if self._thread.is_alive():  # in a request that hangs; the thread ends with the process, and so does the lock
             return summary
@@ -255,7 +257,7 @@ class Writer:
             self._log(lane, run_id, batch_of(lane.log, self._sender.max_metrics))
             if rest := rest_s():
                 return rest
-        while lane.statuses and not lane.jobs:
+        while lane.statuses and (not lane.jobs or self._ends_before_its_uploads(lane)):
             number, op = lane.statuses[0]
             try:
                 self._sender.set_status(run_id, cast(SetStatus, op))
@@ -264,6 +266,11 @@ class Writer:
                 self._ledger.reject(number, op, str(error))
             lane.statuses.popleft()
         return rest_s()
+
+    def _ends_before_its_uploads(self, lane: Lane) -> bool:
+        # Of a sweep that was stopped, whose uploads may hang. Whether Azure ML takes files of a run that has ended is
+        # not known; there the runs of a job that is cancelled are ended from outside.
+        return lane.statuses[0][1]["status"] == "KILLED" and not is_azure(self.spool.target.tracking_uri)
 
     def _run_id(self, lane: Lane) -> str:
         record = self.spool.runs.record(lane.key)

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from product import SHORT_CONFIG, Product, Script, marked, wait_until
 from store import statuses, tracked
-from thorough import SOAKED
+from thorough import SOAKED, soaked
+from tracking_bed import mlflow_server, proxy_before
 
 from plato_core.manifest import read_manifest, verify
 from plato_core.sweep import forkserver
@@ -118,6 +119,20 @@ def test_a_sweep_whose_script_is_killed_ends_by_itself(product: Product) -> None
     runs = tracked(script.store)
     assert [run.info.status for run in runs.children] == ["KILLED", "KILLED"]
     assert_last_checkpoints(script)
+
+
+@soaked
+def test_ctrl_c_does_not_wait_for_uploads_that_hang(product: Product, tmp_path_factory: pytest.TempPathFactory) -> None:
+    with mlflow_server(tmp_path_factory.mktemp("server")) as port, proxy_before(port) as proxy:
+        script = product.start(*product.short("--tracking-uri", proxy.uri, iterations=NEVER))
+        script.wait_for_training()
+        proxy.fault = lambda method, path: "silent" if method == "PUT" and "/mlflow-artifacts/" in path else None
+        wait_until(lambda: "silent" in [seen.answer for seen in list(proxy.seen)], "an upload hangs", 60.0)
+        script.interrupt()
+        assert script.wait(STOP_S + 10.0) == 130, script.said  # the client's own time-outs are 30 s a try
+        wait_until(lambda: not script.left(), "all of it is gone", 5.0)
+        assert f"plato flush .plato/sweeps/{script.sweep_dir.name}" in script.stderr
+        assert statuses(proxy.uri) == ["KILLED"] * 3
 
 
 @pytest.mark.parametrize("after_s", [0.5, 2.5])

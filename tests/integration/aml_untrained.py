@@ -50,7 +50,7 @@ def main() -> int:
     status: Literal["KILLED", "FINISHED"] = "KILLED" if stopped else "FINISHED"
     for trial in TRIALS:
         channel.emit(TrialEnded(trial=trial, status=status, iteration=STEPS))
-    drained = end(writer, status, 4.0 if stopped else math.inf)  # as the real one
+    drained = end(writer, status, 4.0 if stopped else math.inf)  # the limit of a cancelled sweep
     channel.emit(TrackingState(pending=drained.pending_ops))
     channel.emit(
         SweepEnded(

@@ -290,6 +290,25 @@ def test_what_cannot_be_sent_at_the_end_stays_and_flush_sends_it(
     _assert_whole(proxy.uri, parent, ["a"], 30)
 
 
+def test_a_trial_that_was_cut_off_ends_though_its_upload_hangs(tmp_path: Path, proxy: Proxy, parent: ParentRun) -> None:
+    spool = tmp_path / "sweep" / "tracking"
+    writer = _writer(spool, proxy.uri, parent)
+    proxy.fault = lambda method, path: "silent" if method == "PUT" and path.endswith("model.bin") else None
+    _begin(writer, "a")
+    _checkpoint(writer, tmp_path / "source", "a", 10, 1.0)
+    writer.start()
+    _wait(lambda: "silent" in [seen.answer for seen in list(proxy.seen)])
+    _points(writer, "a", range(1, 11))
+    writer.append({"op": "status", "key": "a", "status": "KILLED", "time": _NOW + 10_000})
+    assert writer.drain(60.0, limit_s=lambda: 3.0).pending_ops == 1
+    _assert_whole(proxy.uri, parent, ["a"], 10, "KILLED")
+    proxy.fault = lambda method, path: None
+    assert flush_command(spool) == 0
+    run_id = _runs(proxy.uri, parent)["a"].info.run_id
+    stored = {file.path for file in MlflowClient(proxy.uri).list_artifacts(run_id, checkpoint_name(10))}
+    assert f"{checkpoint_name(10)}/manifest.json" in stored
+
+
 _KILLED = """
 import sys, time
 from pathlib import Path

@@ -20,7 +20,7 @@ from plato_core.aml.workspace import Workspace
 from plato_core.config import SweepConfig
 from plato_core.errors import AmlError, AmlUnavailable, ConfigError, SweepError
 from plato_core.prune import prune
-from plato_core.sweep.events import Event, Notice, Result, SweepEnded
+from plato_core.sweep.events import Event, Notice, Result, SweepEnded, TrackingState
 from plato_core.sweep.protocol import Go
 from plato_core.tracking.runs import note_ended
 
@@ -227,7 +227,8 @@ def test_an_azure_that_is_away_once_more_later_is_told_again(tmp_path: Path, mon
 
 
 def test_a_job_that_completed_without_a_log_still_has_its_winner_selected(tmp_path: Path) -> None:
-    [ended] = Followed(tmp_path, ("Running", []), ("Completed", [])).follow().told
+    [sent, ended] = Followed(tmp_path, ("Running", []), ("Completed", [])).follow().told
+    assert sent == TrackingState()  # what was last told of its tracking is no longer so
     assert isinstance(ended, SweepEnded)
     assert (ended.outcome, ended.slots) == ("finished", 0)
 
@@ -347,7 +348,7 @@ def test_a_log_that_stays_unreadable_keeps_nobody_waiting(tmp_path: Path, monkey
         raise AmlError("the storage refuses this address")
 
     followed.jobs.read = read  # type: ignore[method-assign]
-    [ended] = followed.follow().told
+    _, ended = followed.follow().told
     assert isinstance(ended, SweepEnded)
     assert ended.outcome == "finished"
 

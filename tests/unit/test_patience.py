@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from prefect.states import Failed
 from plato_core.errors import AmlUnavailable, CheckpointError, SelectionError, StoreAway, TrackingError
 from plato_core.tracking import patience, writer
 from plato_core.tracking.client import tracking_errors
-from plato_core.tracking.patience import PATIENCE_S, may_pass, patience_s, patiently
+from plato_core.tracking.patience import PATIENCE_S, may_pass, patience_s, patiently, within
 from plato_core.tracking.sender import outcome
 from plato_core.tracking.spool import Spool, Target
 from plato_core.tracking.summary import DrainSummary
@@ -250,3 +251,20 @@ def test_a_cancelled_sweep_waits_no_longer(tmp_path: Path) -> None:
     drain = Drain(tmp_path, REMOTE, away_s=60.0)
     assert drain.run(cancelled_after_s=3 * TIMEOUT_S).pending_ops == 1
     assert 3 * TIMEOUT_S <= drain.took_s < 10.0
+
+
+def test_who_cannot_wait_is_not_kept_by_a_request_that_hangs() -> None:
+    answers = threading.Event()
+    try:
+        with pytest.raises(StoreAway, match="did not answer within 0"):
+            within(0.05, answers.wait)
+    finally:
+        answers.set()
+
+
+def test_an_answer_or_an_error_in_time_is_passed_on() -> None:
+    assert within(60.0, lambda: 3) == 3
+    for error in (REFUSED, TimeoutError("the store's own")):
+        with pytest.raises(type(error)) as raised:
+            within(60.0, Store(100.0, error).ask)
+        assert raised.value is error

@@ -320,7 +320,7 @@ def test_what_waits_in_the_spool_comes_with_the_command_that_sends_it() -> None:
 def test_what_waits_in_a_jobs_storage_is_told_without_a_command_that_would_not_find_it() -> None:
     tracking = TrackingState(pending=12)
     text = "\n".join(final_lines(OUTCOME, experiment_id="1", cwd=HOME, tracking=tracking))
-    assert "tracking    not in the tracking store yet: 12 operations, kept with the sweep's files" in text
+    assert "tracking    not in the tracking store yet: 12 entries, kept with the sweep's files" in text
     assert "plato flush" not in text
 
 

@@ -1,6 +1,7 @@
 import math
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from plato_core.tracking.retention import checkpoints_to_keep
 from plato_core.tracking.runs import RunRecord, RunTable
 from plato_core.tracking.sender import batch_of
 from plato_core.tracking.spool import Spool, Target, flush_command
+from plato_core.tracking.summary import DrainSummary
 
 RESULT: Op = {"op": "metrics", "key": "t", "step": 1, "time": 1, "values": {}}
 
@@ -145,6 +147,16 @@ def test_where_no_hard_link_is_possible_a_copy_is_held(tmp_path: Path) -> None:
 
 
 # ---- records, spool
+
+
+def test_what_is_left_is_told_with_the_way_out_that_there_is() -> None:
+    left = DrainSummary(pending_ops=3, rejected=1, spool=Path("/sweeps/s/tracking"))
+    here, in_a_job = left.describe(), replace(left, spool=None).describe()
+    assert "3 operations are not in the tracking store (no time left); `plato flush /sweeps/s/tracking` sends" in here
+    assert "see /sweeps/s/tracking/rejected.jsonl" in here
+    assert "(no time left); they are sent when the sweep goes on" in in_a_job
+    assert "see rejected.jsonl among the sweep's files" in in_a_job
+    assert "None" not in in_a_job
 
 
 def test_records_survive_a_way_through_the_disk(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Literal
 
-Fault = int | Literal["reset", "lost reply"]
-"""A status to answer with, a connection cut before, or one cut after the server did its work."""
+Fault = int | Literal["reset", "lost reply", "silent"]
+"""A status to answer with, a connection cut before, one cut after the server did its work, or no answer ever."""
 
 
 @dataclass
@@ -43,6 +43,7 @@ class Proxy:
     away: bool = False
     fault: Callable[[str, str], Fault | None] = lambda method, path: None
     seen: list[Seen] = field(default_factory=list)
+    closed: threading.Event = field(default_factory=threading.Event)
 
     @property
     def uri(self) -> str:
@@ -82,6 +83,11 @@ def proxy_before(upstream: int) -> Iterator[Proxy]:
             fault = "reset" if proxy.away else proxy.fault(self.command, self.path)
             if fault == "reset":
                 proxy.seen.append(Seen(self.command, self.path, fault))
+                self.close_connection = True
+                return
+            if fault == "silent":
+                proxy.seen.append(Seen(self.command, self.path, fault))
+                proxy.closed.wait()
                 self.close_connection = True
                 return
             if isinstance(fault, int):
@@ -138,6 +144,7 @@ def proxy_before(upstream: int) -> Iterator[Proxy]:
     try:
         yield proxy
     finally:
+        proxy.closed.set()
         server.shutdown()
         server.server_close()
 
