@@ -1,5 +1,6 @@
 """`plato flush`: send what a sweep could not send while its tracking store was away."""
 
+import sys
 from pathlib import Path
 
 
@@ -12,8 +13,13 @@ def flush(spool: Path, /) -> int:
         Folder that the sweep's last message named.
     """
     from plato_core.errors import ConfigError
+    from plato_core.processes import leave
     from plato_core.tracking.spool import flush_command
 
     if not spool.is_dir():
         raise ConfigError(f"{spool}: there is no such folder; give the one that the sweep named at its end")
-    return flush_command(spool)
+    try:
+        return flush_command(spool)
+    except KeyboardInterrupt:
+        print(f"error: stopped by Ctrl-C; what is left stays in {spool}", file=sys.stderr)
+        leave(130)  # an upload that hangs is not waited for

@@ -290,6 +290,27 @@ def test_what_cannot_be_sent_at_the_end_stays_and_flush_sends_it(
     _assert_whole(proxy.uri, parent, ["a"], 30)
 
 
+def test_ctrl_c_ends_a_flush_whose_upload_hangs(tmp_path: Path, proxy: Proxy, parent: ParentRun) -> None:
+    spool = tmp_path / "sweep" / "tracking"
+    writer = _writer(spool, proxy.uri, parent)
+    _begin(writer, "a")
+    _checkpoint(writer, tmp_path / "source", "a", 10, 1.0)
+    proxy.away = True
+    writer.start()
+    writer.close()
+    proxy.away = False
+    proxy.fault = lambda method, path: "silent" if method == "PUT" else None
+    process = subprocess.Popen(
+        [sys.executable, "-m", "plato_core.cli", "flush", str(spool.parent)], stderr=subprocess.PIPE, text=True
+    )
+    _wait(lambda: "silent" in [seen.answer for seen in list(proxy.seen)])
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=15.0)  # its request would be given up after minutes
+    assert process.returncode == 130
+    assert said.endswith(f"error: stopped by Ctrl-C; what is left stays in {spool.parent}\n")
+    assert (spool / "held" / "a" / checkpoint_name(10)).is_dir()
+
+
 def test_a_trial_that_was_cut_off_ends_though_its_upload_hangs(tmp_path: Path, proxy: Proxy, parent: ParentRun) -> None:
     spool = tmp_path / "sweep" / "tracking"
     writer = _writer(spool, proxy.uri, parent)
