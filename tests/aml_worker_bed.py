@@ -134,7 +134,7 @@ class Bed:
                     process.kill()
                     process.wait()
 
-    def prefect(self, *arguments: str) -> str:
+    def prefect(self, *arguments: str, timeout_s: float = 120.0) -> str:
         """Runs `prefect` in the project's folder; it must succeed."""
         done = subprocess.run(
             [sys.executable, "-m", "prefect", "--no-prompt", *arguments],
@@ -143,7 +143,7 @@ class Bed:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=120.0,
+            timeout=timeout_s,
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr

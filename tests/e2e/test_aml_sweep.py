@@ -74,7 +74,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AmlStack]:
 
 @pytest.fixture(scope="module")
 def sweep(stack: AmlStack) -> Sweep:
-    said = stack.bed.prefect("deployment", "run", "sweep/aml", "--watch")
+    said = stack.bed.prefect("deployment", "run", "sweep/aml", "--watch", timeout_s=600.0)
     found = re.search(r"UUID: ([0-9a-f-]{36})", said)
     assert found is not None, said
     return Sweep(found[1], said)
