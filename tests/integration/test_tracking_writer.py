@@ -333,7 +333,7 @@ def test_a_trial_that_was_cut_off_ends_though_its_upload_hangs(tmp_path: Path, p
 _KILLED = """
 import sys, time
 from pathlib import Path
-sys.path.insert(0, {here!r})
+sys.path[:0] = {folders!r}
 from test_tracking_writer import ParentRun, _begin, _end, _points, _writer
 writer = _writer(Path({spool!r}), {uri!r}, ParentRun({run!r}, {experiment!r}, ""))
 _begin(writer, "a", "b")
@@ -353,7 +353,7 @@ def test_a_killed_writer_loses_and_doubles_nothing(tmp_path: Path, proxy: Proxy,
     proxy.delay_s = 0.15  # so that it is killed in the middle of its work
     proxy.fail_first(["lost reply"], "log-batch")
     code = _KILLED.format(
-        here=str(Path(__file__).parent),
+        folders=[str(folder) for folder in Path(__file__).parents[:2]],
         spool=str(spool),
         uri=proxy.uri,
         run=parent.run_id,
