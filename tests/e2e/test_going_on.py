@@ -7,6 +7,7 @@ import random
 import time
 
 import kills
+import pytest
 from product import Product, Script
 from thorough import soaked, thorough
 
@@ -14,6 +15,7 @@ SEED = 20261122
 
 
 @thorough
+@pytest.mark.timeout(900)  # three sweeps, one after the other
 def test_a_killed_sweep_goes_on_to_the_same_values(product: Product, unkilled: Script) -> None:
     script = product.start(*kills.clockwork(product))
     script.wait_for_training()

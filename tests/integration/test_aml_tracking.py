@@ -95,7 +95,7 @@ client.set_tag(before, JOB_TAG, before)
 parent, said, refused = ParentRun(before, experiment, uri), [], ""
 at_work = JobRun(job, Workspace.of(uri), "", "")
 try:
-    take_over(uri, parent, at_work, said.append, patience_s=0.1)
+    take_over(uri, parent, at_work, said.append, patience_s=2.0)
 except ConfigError as error:
     refused = str(error)
 tags = [client.get_run(run).data.tags for run in (before, job)]
