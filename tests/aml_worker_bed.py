@@ -14,10 +14,9 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-import httpx
-import stamina
 import yaml
 from aml_bed import Emulator, inherited_env
+from prefect_api import ask
 from prefect_server import PrefectServer, wait_for
 from stack import ROOT
 
@@ -46,10 +45,6 @@ def small(seconds: float = 0.0, fail: bool = False, experiment_name: str = "smal
 '''
 
 
-def _busy(error: Exception) -> bool:
-    return isinstance(error, httpx.HTTPStatusError) and error.response.status_code == httpx.codes.SERVICE_UNAVAILABLE
-
-
 class GuardedServer(PrefectServer):
     """A server that asks for a password, as one that clusters reach should.
 
@@ -66,15 +61,9 @@ class GuardedServer(PrefectServer):
     def environment(self) -> dict[str, str]:
         return super().environment | {"PREFECT_API_AUTH_STRING": self._auth_string}
 
-    # 503 is "try again", of a SQLite file that another transaction has locked.
-    @stamina.retry(on=_busy, attempts=20, wait_max=1.0)
     def request(self, method: str, path: str, body: Any = None) -> Any:
         user, _, password = self._auth_string.partition(":")
-        response = httpx.request(
-            method, f"{self.api_url}{path}", json=body, auth=(user, password), timeout=60.0, trust_env=False
-        )
-        response.raise_for_status()
-        return response.json() if response.content else None
+        return ask(f"{self.api_url}{path}", method, body, (user, password))
 
 
 @dataclass

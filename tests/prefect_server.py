@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
-import stamina
+from prefect_api import ask
 from stack import free_ports
 
 from plato_core.stack.parts import PREFECT, client_environment, parts
@@ -19,10 +19,6 @@ from plato_core.stack.settings import StackSettings
 
 T = TypeVar("T")
 _STARTS_WITHIN_S = 120.0
-
-
-class _Busy(Exception):
-    pass
 
 
 class PrefectServer:
@@ -80,14 +76,8 @@ class PrefectServer:
             self._process.wait()
         self._process = None
 
-    # 503 is "try again", of a SQLite file that another transaction has locked; Prefect's own client does so too.
-    @stamina.retry(on=_Busy, attempts=20, wait_max=1.0)
     def request(self, method: str, path: str, body: Any = None) -> Any:
-        response = httpx.request(method, f"{self.api_url}{path}", json=body, timeout=30.0, trust_env=False)
-        if response.status_code == 503:
-            raise _Busy
-        response.raise_for_status()
-        return response.json() if response.content else None
+        return ask(f"{self.api_url}{path}", method, body)
 
     def run(self, *command: str, cwd: Path, text_in: str = "") -> subprocess.CompletedProcess[str]:
         """Runs a Python module or file as its user, to its end."""

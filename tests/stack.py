@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
-import stamina
+from prefect_api import ask
 
 from plato_core.processes import kill
 from plato_core.stack.processes import SUPERVISOR, State, marked
@@ -24,10 +23,6 @@ ROOT = Path(__file__).parents[1]
 _UP_S = 240.0
 _DOWN_S = 120.0
 _MEMBERS = (SUPERVISOR, WORKER, PREFECT, MLFLOW)
-
-
-class _Busy(Exception):
-    pass
 
 
 @dataclass
@@ -101,15 +96,9 @@ class Stack:
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
         return done.stdout
 
-    # 503 is "try again", of a SQLite file that another transaction has locked; Prefect's own client does so too.
-    @stamina.retry(on=_Busy, attempts=20, wait_max=1.0)
     def request(self, method: str, path: str, body: Any = None) -> Any:
         """Asks Prefect's API."""
-        response = httpx.request(method, f"{self.api_url}{path}", json=body, timeout=30.0, trust_env=False)
-        if response.status_code == httpx.codes.SERVICE_UNAVAILABLE:
-            raise _Busy
-        response.raise_for_status()
-        return response.json() if response.content else None
+        return ask(f"{self.api_url}{path}", method, body)
 
     @property
     def state(self) -> State:
