@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from plato_core.aml.clouds import workspace_refused
+from plato_core.aml.codefolder import CodeFolder
 from plato_core.aml.connection import Connection
 from plato_core.aml.environments import MAKE, Registered
 from plato_core.aml.job import JobSpec, command_job
@@ -137,7 +138,8 @@ class JobClient(Connection):
             AmlError: Azure ML refuses or cannot be asked.
         """
         job = command_job(spec)
-        with _silenced():
+        with CodeFolder.read(Path(spec.code)).gathered() as code, _silenced():
+            job.code = str(code)
             return _state(self._call(lambda: self._ml.jobs.create_or_update(job)))
 
     def cancel(self, name: str) -> None:

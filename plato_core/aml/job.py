@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from plato_core.aml.codefolder import code_folder
 from plato_core.aml.environments import Registered
 from plato_core.aml.fields import JobFields
 from plato_core.aml.jobsettings import QUIET, WORKER_PORTS
@@ -96,11 +97,7 @@ def job_spec(
     Raises:
         ConfigError: A setting cannot be; one line.
     """
-    code = Path(fields.code).expanduser()
-    if not code.is_dir():
-        raise ConfigError(f"code: there is no folder {fields.code!r} on this machine ({Path.cwd()})")
-    if code.resolve() in (Path.home(), Path("/")):
-        raise ConfigError(f"code: {code.resolve()} would be uploaded whole; name the project's own folder")
+    code = code_folder(Path(fields.code))
     if {fields.ray_port, fields.ray_port + 1} & set(WORKER_PORTS):
         raise ConfigError(
             f"ray_port: {fields.ray_port} comes into the way of Ray's workers; give one outside "
@@ -127,7 +124,7 @@ def job_spec(
         name=name,
         display_name=display_name,
         command=command,
-        code=str(code.resolve()),
+        code=str(code),
         compute=fields.compute,
         instance_count=fields.instance_count,
         environment=fields.environment,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ConfigDict, Field, ValidationError
@@ -95,6 +96,7 @@ def check_job(config: SweepConfig) -> None:
         AmlError: Azure ML cannot be asked.
     """
     from plato_core.aml.client import JobClient
+    from plato_core.aml.codefolder import CodeFolder
     from plato_core.aml.job import command_job
 
     settings = settings_of(config)
@@ -102,6 +104,7 @@ def check_job(config: SweepConfig) -> None:
     with _of_job_variables():
         workspace = settings.find_workspace()
         command_job(spec)
+        CodeFolder.read(Path(spec.code))
         if config.resume is None:
             JobClient(workspace).check(spec)
 

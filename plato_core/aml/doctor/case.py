@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from plato_core.aml.codefolder import CodeFolder
 from plato_core.aml.pool import AzureMLJobConfiguration
 from plato_core.aml.sweepsettings import SweepJobFields
 from plato_core.aml.workspace import Workspace
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     from azure.ai.ml import MLClient
     from azure.ai.ml.entities import AmlCompute
     from azure.core.credentials import TokenCredential
-
-    from plato_core.aml.doctor.upload import Upload
 
 
 @dataclass
@@ -49,7 +48,7 @@ class Case:
     region: str = ""
     tracking_uri: str = ""
     cluster: AmlCompute | None = None
-    upload: Upload | None = None
+    upload: CodeFolder | None = None
     secrets: dict[str, str] = field(default_factory=dict, repr=False)
 
     @property
