@@ -59,6 +59,7 @@ bench: setup peers
 	$(BIN)/python benchmarks/transfer.py
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/aml_watch.py
+	$(BIN)/python benchmarks/code_folder.py
 
 # What the main job is held against, in an environment of its own: it shares nothing with the project's.
 peers: $(PEERS)/.installed
