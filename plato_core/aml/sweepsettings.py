@@ -89,7 +89,7 @@ def foreseen(settings: SweepJobFields, experiment: str) -> JobSpec:
 def check_job(config: SweepConfig) -> None:
     """Check what can be known of a sweep's job before it is paid for: its settings, code, cluster and environment.
 
-    The last two are asked for with the next job of a sweep that goes on: the one that it has may only be followed.
+    The last three are looked at with the next job of a sweep that goes on: the one that it has may only be followed.
 
     Raises:
         ConfigError: One is not as it must be; one line.
@@ -104,8 +104,8 @@ def check_job(config: SweepConfig) -> None:
     with _of_job_variables():
         workspace = settings.find_workspace()
         command_job(spec)
-        CodeFolder.read(Path(spec.code))
         if config.resume is None:
+            CodeFolder.read(Path(spec.code))
             JobClient(workspace).check(spec)
 
 

@@ -144,7 +144,7 @@ def test_a_sound_setup_is_all_well_and_nothing_of_the_look_stays(desk: Desk) -> 
     assert "2 nodes of at most 4" in said["compute"]
     assert f"Ray {version('ray')}" in said["environment"]
     assert "4 files" in said["code"]  # the ignore file itself goes up too
-    assert "2 left out by .amlignore" in said["code"]
+    assert "2 files and folders left out by .amlignore" in said["code"]
     assert "2 nodes of 2 cores" in said["quota"]
     assert "takes the key" in said["Prefect API"]
     assert "their run is deleted" in said["MLflow"]

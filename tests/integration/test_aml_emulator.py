@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -17,7 +18,8 @@ from stack import ROOT
 from thorough import thorough
 
 from plato_core.aml.client import Failure, JobClient
-from plato_core.aml.job import JobSpec
+from plato_core.aml.fields import JobFields
+from plato_core.aml.job import JobSpec, job_spec
 from plato_core.aml.joblog import JobLog
 from plato_core.aml.workspace import Workspace
 from plato_core.errors import AmlError, AmlUnavailable
@@ -291,33 +293,38 @@ def test_a_secret_that_was_rotated_is_taken_by_the_client_that_is_there(
         emulator.control("client_secret", value=emulator.client_secret)
 
 
+def own_code(folder: Path, name: str, command: str) -> JobSpec:
+    """What a job is to be whose code is a folder's."""
+    (folder / "image").mkdir()
+    (folder / "image" / "Dockerfile").write_text("FROM python:3.11\n")
+    fields = JobFields(code=str(folder), compute="cpu-cluster", environment="image")
+    return job_spec(fields, name=name, display_name=name, command=command, experiment="checks", tags={}, env={})
+
+
+def test_a_job_has_of_a_folder_what_is_not_left_out(emulator: Emulator, tmp_path: Path) -> None:
+    (code := tmp_path / "my project").mkdir()
+    (tmp_path / "shared.py").write_text("'shared'")
+    (code / "linked.py").symlink_to("../shared.py")
+    (code / ".venv").mkdir()
+    (code / ".venv" / "all").symlink_to(code)
+    (code / "flow.py").write_text(f"'{tmp_path}'")
+    (code / ".amlignore").write_text(".venv/\nimage/Docker*\n")
+    jobs = JobClient(Workspace.of(emulator.tracking_uri))
+    for name in ("left-out-001", "left-out-002"):
+        spec = own_code(code, name, "find . -type f | sort; cat linked.py")
+        jobs.submit(spec)
+        shutil.rmtree(code / "image")
+        assert wait(emulator, name)["status"] == "Completed"
+        assert emulator.log(name).split() == ["./.amlignore", "./flow.py", "./linked.py", "'shared'"]
+    uploads = [one for one in emulator.requests() if one["m"] == "PUT" and one["path"].endswith("flow.py")]
+    assert len(uploads) == 1  # the second time it was there
+
+
 def test_a_file_of_the_code_that_cannot_be_stored_is_an_error_and_not_a_wait_for_ever(
     emulator: Emulator, tmp_path: Path
 ) -> None:
     (tmp_path / "only.py").write_text(f"print('{tmp_path}')\n")
-    (tmp_path / "image").mkdir()
-    (tmp_path / "image" / "Dockerfile").write_text("FROM python:3.11\n")
-    spec = JobSpec(
-        name="stored-001",
-        display_name="stored",
-        command="python only.py",
-        code=str(tmp_path),
-        compute="cpu-cluster",
-        instance_count=1,
-        environment="image",
-        launcher="single",
-        ray_port=6379,
-        ray_head_arguments=None,
-        ray_worker_arguments=None,
-        identity="compute",
-        identity_client_id=None,
-        experiment="checks",
-        storage="azureml://datastores/workspaceblobstore/paths/plato/sweeps",
-        shm_size="1g",
-        timeout_seconds=None,
-        tags={},
-        env={},
-    )
+    spec = own_code(tmp_path, "stored-001", "python only.py")
     jobs = JobClient(Workspace.of(emulator.tracking_uri))
     emulator.fault(r"^PUT .*/only\.py$", status=429)
     with pytest.raises(AmlUnavailable):
