@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import loopback
 from stack import ROOT
 
 _READY_S = 240.0
@@ -134,8 +134,8 @@ class Emulator:
 
     def control(self, action: str, **arguments: Any) -> Any:
         """Does something to the cloud: `hold`, `release`, `preempt`, `kill_node`, ...; see the emulator's README.md."""
-        response = httpx.post(
-            f"http://127.0.0.1:{self.http_port}/_emu/{action}", json=arguments, timeout=60.0, trust_env=False
+        response = loopback.request(
+            "POST", f"http://127.0.0.1:{self.http_port}/_emu/{action}", json=arguments, timeout=60.0
         )
         assert response.is_success, response.text
         return response.json()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import httpx
+import loopback
 import stamina
 
 # A server on SQLite, on a slow machine, keeps one of many waiting for long.
@@ -23,6 +24,6 @@ def ask(url: str, method: str, body: Any = None, auth: tuple[str, str] | None = 
     Raises:
         httpx.HTTPStatusError: The server refuses.
     """
-    response = httpx.request(method, url, json=body, auth=auth, timeout=_ANSWERS_WITHIN_S, trust_env=False)
+    response = loopback.request(method, url, json=body, auth=auth, timeout=_ANSWERS_WITHIN_S)
     response.raise_for_status()
     return response.json() if response.content else None

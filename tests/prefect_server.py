@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+import loopback
 from prefect_api import ask
 from stack import free_ports
 
@@ -88,7 +89,7 @@ class PrefectServer:
             input=text_in,
             capture_output=True,
             text=True,
-            timeout=200.0,
+            timeout=400.0,
             check=False,
         )
 
@@ -96,12 +97,12 @@ class PrefectServer:
         assert self._process is not None
         assert self._process.poll() is None, "the Prefect server ended; its log is in its folder"
         try:
-            return httpx.get(f"{self.api_url}/health", timeout=5.0, trust_env=False).is_success
+            return loopback.request("GET", f"{self.api_url}/health", timeout=5.0).is_success
         except httpx.TransportError:
             return False
 
 
-def wait_for(found: Callable[[], T], what: str, timeout_s: float = 60.0) -> T:
+def wait_for(found: Callable[[], T], what: str, timeout_s: float = 120.0) -> T:
     """Asks again and again until something true comes back."""
     deadline = time.monotonic() + timeout_s
     while not (result := found()):

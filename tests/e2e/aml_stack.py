@@ -71,7 +71,7 @@ def on_a_laptop(emulator: Emulator, folder: Path, code: str, *arguments: str) ->
         env=environment | {"PYTHONPATH": f"{ROOT / 'flows'}:{environment['PYTHONPATH']}"},
         capture_output=True,
         text=True,
-        timeout=200.0,
+        timeout=400.0,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

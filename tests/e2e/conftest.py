@@ -60,7 +60,7 @@ def product_in(folder: Path, environment: dict[str, str]) -> Product:
 @pytest.fixture(scope="session")
 def main_job(make_product: Callable[[str], Product]) -> Script:
     """The one full run of the suite: a population on CartPole-v1 up to a mean return of 475."""
-    return make_product("main-job").run("--test-local", "--json", "--seed", "1", timeout_s=280)
+    return make_product("main-job").run("--test-local", "--json", "--seed", "1")
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,7 @@ hyperparameters:
   num_envs_per_env_runner: 8
   model_config: {fcnet_hiddens: [16], fcnet_activation: tanh, vf_share_layers: false}
 """
-DONE_S = 200.0
+DONE_S = 400.0
 
 
 def wait_until(condition: Callable[[], object], what: str, timeout_s: float) -> None:

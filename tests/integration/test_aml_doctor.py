@@ -25,7 +25,7 @@ from thorough import SOAKED, soaked, thorough
 
 from plato_core.aml.pool import template
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 PASSWORD = "a-password-of-this-test"
 CHECKS = [
     "settings", "login", "workspace", "compute", "cost", "environment", "code", "private files", "quota", "identity",

@@ -24,7 +24,7 @@ from thorough import SOAKED, soaked, thorough
 from plato_core.aml.logcopy import LOG_LABEL
 from plato_core.aml.workspace import Workspace
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(600)
 PASSWORD = "a-password-of-this-test"
 CLOSED = 9  # a port that nobody listens at
 GROWS_BY = 20_000_000  # bytes, at most, of a worker that polls some jobs for seconds

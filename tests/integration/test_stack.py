@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import httpx
+import loopback
 import psutil
 import pytest
 from prefect_server import wait_for
@@ -57,7 +58,7 @@ def stack(up: tuple[Stack, str]) -> Stack:
 
 
 def get(url: str, **headers: str) -> httpx.Response:
-    return httpx.get(url, headers=headers, timeout=30.0, trust_env=False, follow_redirects=True)
+    return loopback.request("GET", url, headers=headers, timeout=30.0, follow_redirects=True)
 
 
 def answers(url: str) -> bool:
