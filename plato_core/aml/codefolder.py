@@ -92,8 +92,7 @@ class CodeFolder:
                 self._link(there)
             except OSError as error:
                 raise AmlError(
-                    f"the code cannot be gathered in {error.filename or 'the folder for temporary files'} "
-                    f"({error.strerror}); make room, or set TMPDIR to another folder"
+                    f"the code cannot be gathered in a temporary folder ({error}); make room, or set TMPDIR to another"
                 ) from None
             yield there
 

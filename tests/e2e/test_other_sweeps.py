@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import loopback
 import pytest
+from prefect_api import ask
 from product import Product, Script, Server, free_port, mlflow_server
 from store import tracked
 from thorough import SOAKED, soaked, thorough
@@ -135,10 +135,11 @@ def test_a_tracking_server_takes_it_all_artifacts_included(served: tuple[Script,
 def test_a_prefect_server_shows_the_flow_run_and_its_tasks(served: tuple[Script, str], prefect_url: str) -> None:
     script, _ = served
     result_of(script)
-    (run,) = ask(prefect_url, "flow_runs", sort="START_TIME_DESC", limit=1)  # others are in the database too
-    (flow,) = ask(prefect_url, "flows", flows={"id": {"any_": [run["flow_id"]]}})
+    latest = {"sort": "START_TIME_DESC", "limit": 1}  # others are in the database too
+    (run,) = ask(f"{prefect_url}/flow_runs/filter", "POST", latest)
+    (flow,) = ask(f"{prefect_url}/flows/filter", "POST", {"flows": {"id": {"any_": [run["flow_id"]]}}})
     assert (flow["name"], run["state_name"]) == ("sweep", "Completed")
-    tasks = ask(prefect_url, "task_runs", flow_runs={"id": {"any_": [run["id"]]}})
+    tasks = ask(f"{prefect_url}/task_runs/filter", "POST", {"flow_runs": {"id": {"any_": [run["id"]]}}})
     sweep_id = script.sweep_dir.name
     assert run["name"].startswith("pbt_ppo CartPole-v1 x2 #")
     assert {"plato", "PPO", "CartPole-v1", f"sweep:{sweep_id}"} == set(run["tags"])
@@ -155,9 +156,3 @@ def test_a_prefect_server_shows_the_flow_run_and_its_tasks(served: tuple[Script,
     given = {name: run["parameters"][name] for name in ("env_name", "seed", "num_tune_samples", "max_iterations")}
     assert given == {"env_name": "CartPole-v1", "seed": 3, "num_tune_samples": 2, "max_iterations": 4}
     assert run["parameters"]["hyperparameters"]["train_batch_size"] == 512
-
-
-def ask(url: str, what: str, **query: Any) -> list[dict[str, Any]]:
-    response = loopback.request("POST", f"{url}/{what}/filter", json=query, timeout=30.0)
-    response.raise_for_status()
-    return response.json()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -295,7 +294,7 @@ def test_a_secret_that_was_rotated_is_taken_by_the_client_that_is_there(
 
 def own_code(folder: Path, name: str, command: str) -> JobSpec:
     """What a job is to be whose code is a folder's."""
-    (folder / "image").mkdir()
+    (folder / "image").mkdir(exist_ok=True)
     (folder / "image" / "Dockerfile").write_text("FROM python:3.11\n")
     fields = JobFields(code=str(folder), compute="cpu-cluster", environment="image")
     return job_spec(fields, name=name, display_name=name, command=command, experiment="checks", tags={}, env={})
@@ -311,9 +310,7 @@ def test_a_job_has_of_a_folder_what_is_not_left_out(emulator: Emulator, tmp_path
     (code / ".amlignore").write_text(".venv/\nimage/Docker*\n")
     jobs = JobClient(Workspace.of(emulator.tracking_uri))
     for name in ("left-out-001", "left-out-002"):
-        spec = own_code(code, name, "find . -type f | sort; cat linked.py")
-        jobs.submit(spec)
-        shutil.rmtree(code / "image")
+        jobs.submit(own_code(code, name, "find . -type f | sort; cat linked.py"))
         assert wait(emulator, name)["status"] == "Completed"
         assert emulator.log(name).split() == ["./.amlignore", "./flow.py", "./linked.py", "'shared'"]
     uploads = [one for one in emulator.requests() if one["m"] == "PUT" and one["path"].endswith("flow.py")]

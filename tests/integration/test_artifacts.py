@@ -16,7 +16,6 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
-import loopback
 import pytest
 from prefect.settings import (
     PREFECT_API_URL,
@@ -24,6 +23,7 @@ from prefect.settings import (
     PREFECT_LOGGING_TO_API_ENABLED,
     temporary_settings,
 )
+from prefect_api import ask
 from reported_sweeps import (
     FINAL,
     ITERATIONS,
@@ -127,7 +127,7 @@ class Watch:
         return by_key
 
     def ask(self, path: str, body: dict[str, Any]) -> Any:
-        return loopback.request("POST", self.server + path, json=body).raise_for_status().json()
+        return ask(self.server + path, "POST", body)
 
     def assert_complete(self, run_id: UUID, summary: bool = False) -> None:
         artifacts = self.artifacts(run_id)
@@ -270,7 +270,7 @@ def test_one_that_somebody_deleted_is_made_again(watch: Watch) -> None:
     def delete(report: Report) -> None:
         wait_until(lambda: watch.sent("POST", 201) == len(KEYS))
         (row,) = watch.ask("/artifacts/latest/filter", {"artifacts": {"key": {"any_": ["pbt-ppo-progress"]}}})
-        loopback.request("DELETE", f"{watch.server}/artifacts/{row['latest_id']}").raise_for_status()
+        ask(f"{watch.server}/artifacts/{row['latest_id']}", "DELETE")
 
     watch.assert_complete(watch.tell(delete))
 

@@ -117,6 +117,13 @@ def test_links_with_which_an_upload_would_fail_are_named(tmp_path: Path, link: s
     assert gathered(tmp_path) == [".amlignore", "inner/a.py", "other/b.py"]
 
 
+def test_a_link_that_leads_back_stays_behind_as_a_folder_whatever_else_goes_up(tmp_path: Path) -> None:
+    write(tmp_path, "inner/a.py")
+    (tmp_path / "inner" / "link").symlink_to(tmp_path)
+    (tmp_path / ".amlignore").write_text("link/\n!*.py\n")
+    assert gathered(tmp_path) == [".amlignore", "inner/a.py"]
+
+
 def test_what_is_neither_file_nor_folder_stays_behind(tmp_path: Path) -> None:
     write(tmp_path, "flow.py")
     os.mkfifo(tmp_path / "pipe")
