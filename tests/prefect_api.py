@@ -17,7 +17,7 @@ def _busy(error: Exception) -> bool:
     return isinstance(error, httpx.HTTPStatusError) and error.response.status_code == httpx.codes.SERVICE_UNAVAILABLE
 
 
-@stamina.retry(on=_busy, attempts=20, wait_max=1.0)
+@stamina.retry(on=_busy, attempts=None, timeout=_ANSWERS_WITHIN_S, wait_max=1.0)
 def ask(url: str, method: str, body: Any = None, auth: tuple[str, str] | None = None) -> Any:
     """Asks, and returns what comes back; None if nothing does.
 

@@ -96,16 +96,23 @@ def sweep(product: Product, cluster: Cluster, *more: str, wait_s: int = 60, iter
 
 
 def results(script: Script) -> dict[str, list[dict[str, Any]]]:
-    """What each trial reported and still counts."""
+    """What each trial has reported and still counts."""
     found = {}
-    for path in script.sweep_dir.glob("tune/*/result.json"):
-        found[path.parent.name] = [json.loads(line) for line in path.read_text().splitlines()]
+    for path in script.folder.glob(".plato/sweeps/*/tune/*/result.json"):
+        lines = path.read_text().splitlines(keepends=True)
+        found[path.parent.name] = [json.loads(line) for line in lines if line.endswith("\n")]  # one may be on its way
     return found
 
 
 def nodes_of_trials(script: Script) -> dict[str, str]:
     """On which node each trial trained last."""
     return {trial: reported[-1]["node_ip"] for trial, reported in results(script).items()}
+
+
+def has_come_far(script: Script, address: str) -> bool:
+    """Whether a trial on a node is in the middle of its turn of two iterations, and has a checkpoint from before."""
+    last = [reported[-1] for reported in results(script).values() if reported]
+    return any(result["node_ip"] == address and result["training_iteration"] in range(3, 20, 2) for result in last)
 
 
 def assert_whole(script: Script, iterations: int) -> None:
@@ -164,7 +171,7 @@ def test_a_node_that_vanishes_costs_no_restart_and_a_new_one_is_taken_in(product
     cluster.join()
     product.short_config.write_text(f"{SHORT_CONFIG}  min_time_s_per_iteration: 1.5\n")
     script = sweep(product, cluster, "--max-failures", "0", iterations=20)
-    script.wait_for_training()
+    wait_until(lambda: has_come_far(script, OTHER), "a trial on the node goes on from a checkpoint", 300)
     cluster.kill(OTHER)
     wait_until(lambda: f"Ray node {OTHER} is lost: 1 of 2 left; its " in script.stderr, "it says so", 60)
     cluster.join(THIRD)
