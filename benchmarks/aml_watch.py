@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from aml_bed import Emulator, running_emulator
 from aml_worker_bed import POOL, Bed, GuardedServer, project
-from prefect_server import wait_for
+from waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -128,7 +128,7 @@ def _sampled(bed: Bed, worker: psutil.Process, jobs: int, watch_s: float) -> tup
     for number in range(1, jobs + 1):
         _start(bed)
         if number % AT_ONCE == 0:  # a server on SQLite refuses many at once
-            wait_for(lambda number=number: len(bed.emulator.jobs()) >= number, "they are submitted", 300.0)
+            wait_until(lambda number=number: len(bed.emulator.jobs()) >= number, "they are submitted", 300.0)
             print(f"{number} jobs", file=sys.stderr, flush=True)
     while all_since is None or time.monotonic() - all_since < watch_s:
         if time.monotonic() - began > watch_s + 600.0:

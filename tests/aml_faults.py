@@ -23,8 +23,8 @@ from aml_home import Home
 from aml_jobs import laptop_env
 from aml_tracks import assert_tracked_once
 from aml_worker_bed import POOL, Bed, GuardedServer, project
-from prefect_server import wait_for
 from stack import ROOT
+from waiting import wait_until
 
 PASSWORD = "the-password-of-this-server"
 PATIENCE_S = 1200.0  # each of 27 endpoints may be silent for 30 s and more, one after the other
@@ -89,6 +89,7 @@ OF_A_JOB = frozenset(
 OF_HOME = frozenset(one.replace("/jobs/pf-", "/jobs/ps-") for one in OF_A_JOB if not re.search("msi|vault", one))
 _FETCH = """
 import json, sys
+from waiting import wait_until
 from plato_core.fetch import get_top_run
 from plato_core.manifest import read_manifest, verify
 top = get_top_run(sys.argv[1], "model_checkpoints", rank_metric="metrics.episode_reward_mean")
@@ -185,7 +186,7 @@ class Faulty:
         assert [job for job in self.emulator.jobs() if run_id in job] == [name]
         assert bed.job_ended(name, PATIENCE_S) == "Completed"
         assert self.emulator.job(name)["attempt"] == 1
-        wait_for(
+        wait_until(
             lambda: any(f"Job {name} is Completed" in entry["message"] for entry in bed.log_of(run_id)),
             "the worker sees the end",
             PATIENCE_S,
@@ -216,7 +217,7 @@ class Faulty:
         try:
             run_id = self.bed.start({"experiment_name": "cancelled"})
             name = f"pf-{run_id}-000"
-            wait_for(lambda: self.bed.state_of(run_id) == "Queued", "the job waits", PATIENCE_S)
+            wait_until(lambda: self.bed.state_of(run_id) == "Queued", "the job waits", PATIENCE_S)
             self.bed.cancel(run_id)
             assert self.bed.ended(run_id, PATIENCE_S)["state_name"] == "Cancelled"
             assert self.bed.job_ended(name, PATIENCE_S) == "Canceled"

@@ -17,8 +17,8 @@ from typing import Any
 
 from aml_tracks import STEPS, TRIALS, UNTIL, assert_tracked_once
 from aml_worker_bed import Bed
-from prefect_server import wait_for
 from stack import ROOT
+from waiting import wait_until
 
 from plato_core.manifest import read_manifest, verify
 
@@ -253,7 +253,7 @@ class HomeSweep:
         raise AssertionError(f"not so far with {_TRIES} commands: {self.command.said}")
 
     def _comes_to(self, there: Callable[[], bool], within_s: float) -> bool:
-        wait_for(lambda: self.command.process.poll() is not None or there(), "the command comes so far", within_s)
+        wait_until(lambda: self.command.process.poll() is not None or there(), "the command comes so far", within_s)
         if there():
             return True
         assert self.command.process.poll() in (1, 2), self.command.said  # 2: before anything was made
@@ -272,7 +272,7 @@ class HomeSweep:
             assert self.command.process.poll() is None, self.command.said
             return "trials were tracked" in self.command.said
 
-        wait_for(heard, "the laptop hears of the trials", within_s)
+        wait_until(heard, "the laptop hears of the trials", within_s)
 
     def assert_whole(self, result: dict[str, Any]) -> None:
         """As many jobs as there should be, everything tracked once, and the checkpoint here."""

@@ -17,8 +17,9 @@ from typing import Any
 import yaml
 from aml_bed import Emulator, inherited_env
 from prefect_api import ask
-from prefect_server import PrefectServer, wait_for
+from prefect_server import PrefectServer
 from stack import ROOT
+from waiting import wait_until
 
 POOL = "aml"
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
@@ -112,7 +113,7 @@ class Bed:
                 stderr=out,
             )
         try:
-            wait_for(lambda: "started!" in log.read_text()[before:], "the worker starts")
+            wait_until(lambda: "started!" in log.read_text()[before:], "the worker starts")
             yield process
         finally:
             if process.poll() is None:
@@ -160,13 +161,13 @@ class Bed:
 
     def ended(self, run_id: str, within_s: float = _ENDS_WITHIN_S) -> dict[str, Any]:
         """The run, at its end."""
-        wait_for(lambda: self.run(run_id)["state_type"] in FINAL, "the flow run ends", within_s)
+        wait_until(lambda: self.run(run_id)["state_type"] in FINAL, "the flow run ends", within_s)
         return self.run(run_id)
 
     def job_ended(self, name: str, within_s: float = _ENDS_WITHIN_S) -> str:
         """The status of the job, at its end."""
         ends = ("Completed", "Failed", "Canceled")
-        wait_for(lambda: self.emulator.job(name)["status"] in ends, "the job ends", within_s)
+        wait_until(lambda: self.emulator.job(name)["status"] in ends, "the job ends", within_s)
         return self.emulator.job(name)["status"]
 
     def log_of(self, run_id: str) -> list[dict[str, Any]]:

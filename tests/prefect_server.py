@@ -5,21 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 import loopback
 from prefect_api import ask
 from stack import free_ports
+from waiting import wait_until
 
 from plato_core.stack.parts import PREFECT, client_environment, parts
 from plato_core.stack.settings import StackSettings
-
-T = TypeVar("T")
-_STARTS_WITHIN_S = 120.0
 
 
 class PrefectServer:
@@ -61,7 +57,7 @@ class PrefectServer:
                 part.command, env=part.environment | self._variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         try:
-            wait_for(self._answers, "the Prefect server answers", _STARTS_WITHIN_S)
+            wait_until(self._answers, "the Prefect server answers")
         except BaseException:
             self.stop()
             raise
@@ -100,12 +96,3 @@ class PrefectServer:
             return loopback.request("GET", f"{self.api_url}/health", timeout=5.0).is_success
         except httpx.TransportError:
             return False
-
-
-def wait_for(found: Callable[[], T], what: str, timeout_s: float = 120.0) -> T:
-    """Asks again and again until something true comes back."""
-    deadline = time.monotonic() + timeout_s
-    while not (result := found()):
-        assert time.monotonic() < deadline, f"waited {timeout_s:g} s until {what}"
-        time.sleep(0.1)
-    return result

@@ -8,15 +8,15 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import psutil
+from waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 SWEEP = ROOT / "flows" / "sweep_and_fetch.py"
@@ -36,14 +36,6 @@ hyperparameters:
   model_config: {fcnet_hiddens: [16], fcnet_activation: tanh, vf_share_layers: false}
 """
 DONE_S = 400.0
-
-
-def wait_until(condition: Callable[[], object], what: str, timeout_s: float) -> None:
-    """Polls until a condition holds."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
-        time.sleep(0.1)
 
 
 def marked(mark: str) -> list[psutil.Process]:
@@ -216,7 +208,7 @@ class Server:
                 start_new_session=True,
             )
         try:
-            wait_until(lambda: self._answers(url), f"{url} answers; {log.read_text()[-2000:]}", 120.0)
+            wait_until(lambda: self._answers(url), f"{url} answers; {log.read_text()[-2000:]}")
         except BaseException:
             self.kill()
             raise

@@ -15,9 +15,10 @@ import kills
 import psutil
 import pytest
 import test_unattended as unattended
-from product import Product, Script, marked, wait_until
+from product import Product, Script, marked
 from stack import Stack
 from test_unattended import stack  # noqa: F401
+from waiting import wait_until
 
 from plato_core.stack.parts import WORKER
 

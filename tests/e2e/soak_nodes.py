@@ -13,10 +13,10 @@ import time
 
 import pytest
 from aml_stack import AmlStack
-from prefect_server import wait_for
 from product import PYTHONPATH, SHORT_CONFIG, Product
 from test_aml_sweep import Begun, assert_whole_sweep, begun, stack  # noqa: F401
 from test_two_nodes import HEAD, OTHER, Cluster, assert_whole, cluster, nodes_of_trials, sweep  # noqa: F401
+from waiting import wait_until
 
 from plato_core.sweep.events import NodeChanged, parse
 
@@ -79,7 +79,7 @@ def test_a_job_that_is_preempted_twice_goes_on(stack: AmlStack, launcher: str, n
     job = swept.job(0)
     for again in (1, 2):
         stack.emulator.control("preempt", job=job, notice_s=notice_s)
-        wait_for(lambda again=again: (swept.sweep / f"tune-{again + 1}").is_dir(), "it goes on", 240.0)
+        wait_until(lambda again=again: (swept.sweep / f"tune-{again + 1}").is_dir(), "it goes on", 240.0)
         _some_time_later(swept, again)
     _ends_in_its_job(stack, swept)
 
@@ -94,7 +94,7 @@ def test_a_job_that_cannot_do_without_a_node_ends_and_its_retry_goes_on(
     assert stack.bed.job_ended(swept.job(0)) == "Failed"
     assert stack.bed.ended(swept.run_id)["state_name"] == "Crashed"
     stack.bed.prefect("flow-run", "retry", swept.run_id)
-    wait_for(lambda: swept.job(1) in stack.jobs_of(swept.run_id), "the next attempt's job")
+    wait_until(lambda: swept.job(1) in stack.jobs_of(swept.run_id), "the next attempt's job")
     assert stack.bed.job_ended(swept.job(1)) == "Completed", stack.emulator.log(swept.job(1))
     assert stack.bed.ended(swept.run_id)["state_name"] == "Completed"
     assert assert_whole_sweep(stack, swept, swept.experiment)[swept.job(1)]["tags"]["plato.resumes"] == swept.job(0)

@@ -15,8 +15,9 @@ import pytest
 from aml_bed import Emulator, inherited_env, running_emulator
 from aml_stack import NODE, RUNS, SHORT, assert_whole, on_a_laptop, project_of_jobs
 from prefect_server import PrefectServer
-from product import Product, Script, free_port, marked, wait_until
+from product import Product, Script, free_port, marked
 from thorough import SOAKED, soaked, thorough
+from waiting import wait_until
 
 from plato_core.manifest import read_manifest, verify
 
@@ -155,7 +156,7 @@ def test_ctrl_c_cancels_the_job_and_the_sweep_goes_on_in_a_new_one(laptop: Produ
     script.interrupt()
     assert script.wait() == 130, script.said
     assert f"plato sweep --resume {sweep}" in script.stderr
-    wait_until(lambda: emulator.job(jobs[0])["status"] == "Canceled", "the job has ended", 60)
+    wait_until(lambda: emulator.job(jobs[0])["status"] == "Canceled", "the job has ended")
     before = runs_of(laptop, emulator, "interrupted")
     ended = {run["status"] for name, run in before.items() if name not in jobs}
     assert "KILLED" in ended
@@ -182,7 +183,7 @@ def test_a_killed_clients_job_is_followed_and_when_it_dies_the_sweep_goes_on_in_
 
     again = resume(laptop)
     wait_until(lambda: emulator.datastore(f"plato/sweeps/{sweep}/tune-2").is_dir(), "it trains again", 240)
-    wait_until(lambda: f"job {jobs[0]} is there already" in again.stderr, "it says so", 60)
+    wait_until(lambda: f"job {jobs[0]} is there already" in again.stderr, "it says so")
     assert [name for name in emulator.jobs() if sweep in name] == jobs[:1]
     assert emulator.job(jobs[0])["attempt"] == 2
     emulator.control("kill_node", job=jobs[0], node=0)

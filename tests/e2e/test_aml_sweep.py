@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 from aml_stack import LEFT_ABOUT, PASSWORD, SHORT, AmlStack, assert_whole, running_aml_stack
-from prefect_server import wait_for
 from thorough import soaked
+from waiting import wait_until
 
 from plato_core.manifest import read_manifest, verify
 
@@ -177,7 +177,7 @@ def begun(stack: AmlStack, experiment: str, *more: str) -> Begun:
         manifests = [path for sweep in set(stack.sweeps()) - before for path in sweep.glob("tune/*/*/manifest.json")]
         return len({path.parents[1] for path in manifests}) >= 2
 
-    wait_for(trains, "two trials have a checkpoint", 240.0)
+    wait_until(trains, "two trials have a checkpoint", 240.0)
     [sweep] = set(stack.sweeps()) - before
     return Begun(experiment, run_id, sweep)
 
@@ -203,10 +203,10 @@ def test_a_sweep_that_loses_a_node_and_then_all_of_them_ends_whole_in_the_same_j
     bed, swept = stack.bed, begun(stack, "taken-away")
     job = swept.job(0)
     stack.emulator.control("kill_node", job=job, node=1)
-    wait_for(lambda: _told(stack, swept, "is lost: 1 of 2 left"), "the loss is told", 120.0)
+    wait_until(lambda: _told(stack, swept, "is lost: 1 of 2 left"), "the loss is told")
     before = {run["id"] for run in stack.runs_of(swept.experiment, "one-node-is-lost")}
     stack.emulator.control("preempt", job=job)
-    wait_for(lambda: stack.emulator.job(job)["attempt"] == 2, "it begins again", 60.0)
+    wait_until(lambda: stack.emulator.job(job)["attempt"] == 2, "it begins again")
     assert bed.job_ended(job) == "Completed", stack.emulator.log(job)
     assert bed.ended(swept.run_id)["state_name"] == "Completed"
     assert stack.jobs_of(swept.run_id) == [job]
@@ -239,7 +239,7 @@ def test_a_cancelled_sweep_goes_on_in_a_new_job_under_the_same_parent(stack: Aml
     assert ended <= {"KILLED", "FINISHED"}  # a trial may have come to its own end before the cancel
 
     bed.prefect("flow-run", "retry", run_id)
-    wait_for(lambda: second in stack.jobs_of(run_id), "the next attempt's job")
+    wait_until(lambda: second in stack.jobs_of(run_id), "the next attempt's job")
     assert bed.job_ended(second) == "Completed", stack.emulator.log(second)
     assert bed.ended(run_id)["state_name"] == "Completed"
     after = assert_whole_sweep(stack, swept, "after-the-retry")

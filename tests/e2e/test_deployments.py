@@ -15,9 +15,9 @@ import httpx
 import mlflow
 import pytest
 from mlflow.entities import Run
-from product import wait_until
 from stack import Stack, project_copy, running_stack
 from thorough import thorough
+from waiting import wait_until
 
 from plato_core.config import SweepConfig
 from plato_core.config_form import form_values
@@ -191,7 +191,7 @@ def test_a_run_with_other_parameters_completes_and_is_found_by_its_name_and_tags
     assert run["name"].startswith("pbt_ppo Acrobot-v1 x2 #")
     assert {"plato", "local", "Acrobot-v1", "PPO"} <= set(run["tags"])
     sweep_id = sweep_tag(run).removeprefix("sweep:")
-    wait_until(lambda: len(tasks_of(stack, run["id"])) >= 5, "the last task's state", 30)
+    wait_until(lambda: len(tasks_of(stack, run["id"])) >= 5, "the last task's state")
     tasks = tasks_of(stack, run["id"])
     assert set(tasks.values()) == {"Completed"}
     assert {f"open the parent run of {sweep_id}", "train 2 x PPO on Acrobot-v1"} <= set(tasks)
@@ -223,15 +223,15 @@ def test_the_schedule_fires_and_a_restart_of_the_server_loses_nothing(stack: Sta
     [run] = runs_of(stack, "nightly", "RUNNING")
     assert datetime.fromisoformat(run["expected_start_time"]) == soon
     assert run["auto_scheduled"]
-    wait_until(lambda: _trained(stack, run["id"]), "the trials train", 120)
+    wait_until(lambda: _trained(stack, run["id"]), "the trials train")
     recorded = stack.state.parts[PREFECT]
     os.kill(recorded.pid, signal.SIGKILL)
-    wait_until(lambda: stack.state.parts[PREFECT].pid != recorded.pid, "the server is started again", 60)
-    wait_until(lambda: _answers(stack), "the server answers again", 90)
+    wait_until(lambda: stack.state.parts[PREFECT].pid != recorded.pid, "the server is started again")
+    wait_until(lambda: _answers(stack), "the server answers again")
     wait_until(lambda: not runs_of(stack, "nightly", "RUNNING"), "the run ends", RUN_S)
     [run] = [found for found in runs_of(stack, "nightly", "COMPLETED", "FAILED", "CRASHED", "CANCELLED")]
     assert run["state_name"] == "Completed", run["state"]["message"]
-    wait_until(lambda: set(tasks_of(stack, run["id"]).values()) == {"Completed"}, "every task's last state", 30)
+    wait_until(lambda: set(tasks_of(stack, run["id"]).values()) == {"Completed"}, "every task's last state")
     assert "prune old sweeps in sweeps" in tasks_of(stack, run["id"])
     parent, trials = children(stack, sweep_tag(run))
     client = mlflow.MlflowClient(stack.mlflow_url)

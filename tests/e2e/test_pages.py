@@ -11,8 +11,8 @@ import mlflow
 import pytest
 from pages import Pages, browser, renewing
 from playwright.sync_api import Locator, Page, expect
-from product import wait_until
 from stack import Stack, project_copy, running_stack
+from waiting import wait_until
 
 # One trial of this seed starts with a learning rate that teaches it nothing: it is the last, and exploits the others.
 SEED, LOWEST_LR, HIGHEST_LR = 541, 3e-5, 3.5e-3
@@ -246,7 +246,7 @@ def test_mlflow_draws_the_returns_of_the_children_under_the_parent(
         returns = charts.filter(has=page.get_by_role("heading", name="episode_reward_mean", exact=True))
         for child in children:
             expect(returns).to_contain_text(f"{child} (episode_reward_mean)")  # in the legend
-        wait_until(lambda: len(lines(returns)) == len(children), "a line for each child", 30)
+        wait_until(lambda: len(lines(returns)) == len(children), "a line for each child")
         pages.take(page, "mlflow-children")
 
 

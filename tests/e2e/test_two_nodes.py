@@ -17,8 +17,9 @@ from typing import Any
 import psutil
 import pytest
 from mlflow.tracking import MlflowClient
-from product import PYTHONPATH, SHORT_CONFIG, Product, Script, free_port, wait_until
+from product import PYTHONPATH, SHORT_CONFIG, Product, Script, free_port
 from thorough import soaked, thorough
+from waiting import wait_until
 
 from plato_core.aml.nodes import RayNode
 from plato_core.manifest import read_manifest, verify
@@ -39,7 +40,7 @@ class Cluster:
         self.address = f"{HEAD}:{free_port()}"
         port = self.address.partition(":")[2]
         self._start(HEAD, "--head", f"--port={port}", "--include-dashboard=false")
-        wait_until(lambda: answers(HEAD, int(port)), "the head answers", 90)
+        wait_until(lambda: answers(HEAD, int(port)), "the head answers")
 
     def join(self, address: str = OTHER) -> RayNode:
         return self._start(address, f"--address={self.address}")
@@ -132,7 +133,7 @@ def assert_whole(script: Script, iterations: int) -> None:
 @soaked
 def test_trials_train_on_both_nodes_once_both_are_there(product: Product, cluster: Cluster) -> None:
     script = sweep(product, cluster)
-    wait_until(lambda: "waiting for Ray nodes: 1 of 2" in script.stderr, "it says what it waits for", 90)
+    wait_until(lambda: "waiting for Ray nodes: 1 of 2" in script.stderr, "it says what it waits for")
     cluster.join()
     assert script.wait() == 0, script.said
     trained = nodes_of_trials(script)
@@ -173,9 +174,9 @@ def test_a_node_that_vanishes_costs_no_restart_and_a_new_one_is_taken_in(product
     script = sweep(product, cluster, "--max-failures", "0", iterations=20)
     wait_until(lambda: has_come_far(script, OTHER), "a trial on the node goes on from a checkpoint", 300)
     cluster.kill(OTHER)
-    wait_until(lambda: f"Ray node {OTHER} is lost: 1 of 2 left; its " in script.stderr, "it says so", 60)
+    wait_until(lambda: f"Ray node {OTHER} is lost: 1 of 2 left; its " in script.stderr, "it says so")
     cluster.join(THIRD)
-    wait_until(lambda: f"Ray node {THIRD} has joined: 2 nodes now" in script.stderr, "it says that too", 90)
+    wait_until(lambda: f"Ray node {THIRD} has joined: 2 nodes now" in script.stderr, "it says that too")
     assert script.wait() == 0, script.said
     assert "has lost its node and goes on from iteration" in script.stderr
     assert " failed: " not in script.stderr

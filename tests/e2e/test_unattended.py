@@ -14,9 +14,9 @@ import mlflow
 import psutil
 import pytest
 from mlflow.entities import Run
-from product import wait_until
 from stack import Stack, project_copy, running_stack
 from thorough import SOAKED, soaked, thorough
+from waiting import wait_until
 
 from plato_core.stack.parts import WORKER
 from plato_core.stack.processes import SUPERVISOR, marked
@@ -76,8 +76,8 @@ def sweep_folder(stack: Stack, run: str) -> Path:
 
 def wait_for_training(stack: Stack, run: str) -> Path:
     """Waits until each trial has a checkpoint; returns the sweep's folder."""
-    wait_until(lambda: state(stack, run) == "Running", "the run begins", 60)
-    wait_until(lambda: "sweep:" in str(stack.request("GET", f"/flow_runs/{run}")["tags"]), "its sweep begins", 60)
+    wait_until(lambda: state(stack, run) == "Running", "the run begins")
+    wait_until(lambda: "sweep:" in str(stack.request("GET", f"/flow_runs/{run}")["tags"]), "its sweep begins")
     folder = sweep_folder(stack, run)
 
     def written() -> bool:
@@ -104,7 +104,7 @@ def kill(stack: Stack, run: str, process: psutil.Process) -> None:
     log, last_word = stack.settings.logs / f"{WORKER}.log", "prefect.flow_runs.worker - Check whether the flow run"
     before = log.read_text().count(last_word)
     process.kill()
-    wait_until(lambda: log.read_text().count(last_word) > before, "its worker's last word", 60)
+    wait_until(lambda: log.read_text().count(last_word) > before, "its worker's last word")
     assert state(stack, run) == "Crashed"
 
 
@@ -115,7 +115,7 @@ def retry(stack: Stack, run: str) -> None:
 
 def wait_for_end(stack: Stack, run: str) -> None:
     ends = ("Completed", "Failed", "Crashed", "Cancelled")
-    wait_until(lambda: state(stack, run) not in ends, "it is tried again", 60)
+    wait_until(lambda: state(stack, run) not in ends, "it is tried again")
     wait_until(lambda: state(stack, run) in ends, "the run ends", RUN_S)
     found = stack.request("GET", f"/flow_runs/{run}")["state"]
     assert found["name"] == "Completed", found["message"]
@@ -193,7 +193,7 @@ def test_what_was_done_is_not_done_again(stack: Stack) -> None:
     assert (log.read_bytes(), log.stat().st_mtime_ns) == before
     assert not list(folder.glob("tune-2"))
     assert_whole(stack, folder)
-    wait_until(lambda: ("train", "Cached") in tasks_of(stack, run), "the tasks' states are there", 30)
+    wait_until(lambda: ("train", "Cached") in tasks_of(stack, run), "the tasks' states are there")
     leaderboard = next(
         artifact
         for artifact in stack.request("POST", "/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run]}}})
@@ -211,13 +211,13 @@ def test_a_run_without_its_worker_lives_on_says_so_and_can_be_cancelled(stack: S
     os.kill(worker, signal.SIGKILL)
     body = {"state": {"type": "CRASHED", "message": "No sign of life."}, "force": True}
     stack.request("POST", f"/flow_runs/{run}/set_state", body)
-    wait_until(lambda: state(stack, run) == "Running", "the run says that it lives", 60)
-    wait_until(lambda: stack.state.parts[WORKER].pid != worker, "the worker is started again", 30)
+    wait_until(lambda: state(stack, run) == "Running", "the run says that it lives")
+    wait_until(lambda: stack.state.parts[WORKER].pid != worker, "the worker is started again")
     before = iterations(folder)
-    wait_until(lambda: iterations(folder) > before + 10, "it trains on", 60)
+    wait_until(lambda: iterations(folder) > before + 10, "it trains on")
     assert stack.prefect("flow-run", "cancel", run).returncode == 0
-    wait_until(lambda: state(stack, run) == "Cancelled", "it ends", 90)
-    wait_until(lambda: not [line for line in stack.processes() if "plato_core.sweep" in line], "nothing is left", 30)
+    wait_until(lambda: state(stack, run) == "Cancelled", "it ends")
+    wait_until(lambda: not [line for line in stack.processes() if "plato_core.sweep" in line], "nothing is left")
     parent, trials = tracked(stack, folder)
     assert [one.info.status for one in (parent, *trials)] == ["KILLED"] * 3
 
@@ -232,11 +232,11 @@ def test_a_cancelled_run_ends_in_order_and_goes_on(stack: Stack, how: str) -> No
         assert stack.prefect("flow-run", "cancel", run).returncode == 0
     else:
         stack.request("POST", f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
-    wait_until(lambda: state(stack, run) == "Cancelled", "it is cancelled", 60)
+    wait_until(lambda: state(stack, run) == "Cancelled", "it is cancelled")
     assert not [line for line in stack.processes() if "ray" in line or "plato_core.sweep" in line]
     print(f"cancelled by {how} after {time.monotonic() - before:.1f} s")
     way_on = f"retry this run, or: plato sweep --resume {folder.name}"
-    wait_until(lambda: way_on in str(logged(stack, run)), "its log says how to go on", 30)
+    wait_until(lambda: way_on in str(logged(stack, run)), "its log says how to go on")
     parent, trials = tracked(stack, folder)
     assert [one.info.status for one in (parent, *trials)] == ["KILLED"] * 3
     for trial in trials:
@@ -245,7 +245,7 @@ def test_a_cancelled_run_ends_in_order_and_goes_on(stack: Stack, how: str) -> No
         assert f"checkpoint_{last:06d}" in {file.path for file in client.list_artifacts(trial.info.run_id)}
     if how == "the command":
         workers = "Flow run was cancelled successfully."  # its last word; it would undo a retry before it
-        wait_until(lambda: stack.request("GET", f"/flow_runs/{run}")["state"]["message"] == workers, "it is over", 30)
+        wait_until(lambda: stack.request("GET", f"/flow_runs/{run}")["state"]["message"] == workers, "it is over")
         retry(stack, run)
     else:
         run = start(stack, resume=folder.name)
@@ -263,7 +263,7 @@ def test_after_a_loss_of_power_a_retry_goes_on(stack: Stack) -> None:
         process.kill()
     psutil.wait_procs(everything, 10)
     stack.up()
-    wait_until(lambda: state(stack, run) == "Crashed", "it is marked", 60)
+    wait_until(lambda: state(stack, run) == "Crashed", "it is marked")
     retry(stack, run)
     wait_for_end(stack, run)
     assert sweep_folder(stack, run) == folder

@@ -20,7 +20,7 @@ from plato_core.tracking.parent import ParentRun, open_parent
 ITERATIONS = 30
 TRIALS = 4
 FINAL = 300.0  # the best return at the end
-Middle = Callable[[Report], None]
+Middle = Callable[[Report], object]
 
 
 def config_in(folder: Path, **settings: object) -> SweepConfig:

@@ -15,6 +15,7 @@ import requests
 from aml_bed import Emulator, running_emulator
 from stack import ROOT
 from thorough import thorough
+from waiting import wait_until
 
 from plato_core.aml.client import Failure, JobClient
 from plato_core.aml.fields import JobFields
@@ -93,10 +94,8 @@ def test_a_job_runs_its_code_in_a_clean_environment_and_its_log_is_read_as_it_gr
     line = f"python hello.py; env | cut -d= -f1; while [ ! -e {go} ]; do sleep 0.1; done; echo the end"
     name = submit("grows-001", line, environment_variables={"GIVEN": "yes"})
     wait(emulator, name, "Running")
+    wait_until(lambda: b"GIVEN" in _log_piece(emulator, name, 0), "the log has grown")
     first = _log_piece(emulator, name, 0)
-    deadline = time.monotonic() + 20.0
-    while b"GIVEN" not in first and time.monotonic() < deadline:
-        first = _log_piece(emulator, name, 0)
     assert first.startswith(b"hello from the code folder\n")
     names = first.decode().split()
     assert "GIVEN" in names
@@ -549,10 +548,7 @@ def test_nothing_is_left_of_an_emulator_that_was_killed(tmp_path: Path) -> None:
     finally:
         process.kill()
         process.wait()
-    deadline = time.monotonic() + 20.0
-    while _mentioning(database):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until(lambda: not _mentioning(database), "its processes are gone")
 
 
 def _mentioning(text: bytes) -> list[str]:

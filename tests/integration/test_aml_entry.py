@@ -17,9 +17,10 @@ from uuid import uuid4
 import psutil
 import pytest
 from aml_bed import running_emulator
-from prefect_server import PrefectServer, wait_for
+from prefect_server import PrefectServer
 from stack import ROOT, free_ports
 from thorough import thorough
+from waiting import wait_until
 
 FLOW = """\
 import os, time
@@ -162,7 +163,7 @@ def test_a_run_whose_process_dies_is_a_job_that_failed(bed: Bed) -> None:
 
 def test_a_run_cancelled_in_prefect_ends_as_a_cancelled_job(bed: Bed) -> None:
     process = bed.start(bed.variables(flow_run := bed.flow_run("wait")))
-    wait_for(lambda: bed.state(flow_run) == "RUNNING", "the run runs")
+    wait_until(lambda: bed.state(flow_run) == "RUNNING", "the run runs")
     bed.server.request("POST", f"/flow_runs/{flow_run}/set_state", {"state": {"type": "CANCELLING"}})
     said, _ = process.communicate(timeout=120)
     print(said)
@@ -171,7 +172,7 @@ def test_a_run_cancelled_in_prefect_ends_as_a_cancelled_job(bed: Bed) -> None:
 
 def test_a_job_whose_node_is_taken_away_leaves_its_run_to_go_on_in_the_next(bed: Bed) -> None:
     process = bed.start(bed.variables(flow_run := bed.flow_run("wait")))
-    wait_for(lambda: (bed.folder / "told.txt").exists(), "the run runs")
+    wait_until(lambda: (bed.folder / "told.txt").exists(), "the run runs")
     started = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=120)
@@ -185,7 +186,7 @@ def test_a_job_whose_node_is_taken_away_leaves_its_run_to_go_on_in_the_next(bed:
 
 def test_a_job_that_is_told_to_stop_ends_the_flow_of_a_cancelled_run_in_order(bed: Bed) -> None:
     process = bed.start(bed.variables(flow_run := bed.flow_run("stop in order")))
-    wait_for(lambda: (bed.folder / "told.txt").exists(), "the run runs")
+    wait_until(lambda: (bed.folder / "told.txt").exists(), "the run runs")
     bed.server.request("POST", f"/flow_runs/{flow_run}/set_state", {"state": {"type": "CANCELLING"}})
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=120)
@@ -293,7 +294,7 @@ class Mpi:
 
 def test_the_ranks_of_an_mpi_job_make_one_ray_and_end_together(bed: Bed) -> None:
     with Mpi(bed) as job:
-        wait_for(lambda: (bed.folder / "nodes.txt").exists(), "both nodes are there", 120)
+        wait_until(lambda: (bed.folder / "nodes.txt").exists(), "both nodes are there")
         assert job.end() == [0, 0]
     assert bed.state(job.flow_run) == "COMPLETED"
     assert (bed.folder / "nodes.txt").read_text() == "127.0.0.2 127.0.0.3"
@@ -303,7 +304,7 @@ def test_the_ranks_of_an_mpi_job_make_one_ray_and_end_together(bed: Bed) -> None
 @thorough
 def test_a_rank_that_comes_when_the_work_is_done_ends_too(bed: Bed) -> None:
     with Mpi(bed, "work", at_once=1) as job:
-        wait_for(lambda: bed.state(job.flow_run) == "COMPLETED", "the work is done", 120)
+        wait_until(lambda: bed.state(job.flow_run) == "COMPLETED", "the work is done")
         job.start_next()
         assert job.end() == [0, 0]
 
@@ -312,7 +313,7 @@ def test_a_rank_that_comes_when_the_work_is_done_ends_too(bed: Bed) -> None:
 def test_a_rank_whose_head_dies_fails(bed: Bed) -> None:
     (bed.folder / "stay").touch()
     with Mpi(bed) as job:
-        wait_for(lambda: (bed.folder / "nodes.txt").exists(), "both nodes are there", 120)
+        wait_until(lambda: (bed.folder / "nodes.txt").exists(), "both nodes are there")
         head = psutil.Process(job.ranks[0].pid)
         left = head.children(recursive=True)
         head.kill()

@@ -18,8 +18,8 @@ import pytest
 from aml_bed import running_emulator
 from aml_faults import CLASSES, OF_A_JOB, OF_HOME, Faulty
 from aml_worker_bed import POOL, Bed, GuardedServer, project
-from prefect_server import wait_for
 from thorough import SOAKED, soaked, thorough
+from waiting import wait_until
 
 from plato_core.aml.logcopy import LOG_LABEL
 from plato_core.aml.workspace import Workspace
@@ -62,11 +62,11 @@ def test_a_worker_that_was_killed_is_followed_by_the_next(bed: Bed) -> None:
     with bed.worker() as first:
         run_id = bed.start({"seconds": 45})
         dead = bed.start(command=f"until test -e {killed}; do sleep 0.1; done; exit 1")
-        wait_for(lambda: bed.state_of(run_id) == "Running", "the flow runs")
-        wait_for(lambda: "printed by the flow" in said(bed, run_id), "the log is copied")
+        wait_until(lambda: bed.state_of(run_id) == "Running", "the flow runs")
+        wait_until(lambda: "printed by the flow" in said(bed, run_id), "the log is copied")
         # Killed in between, a worker has its next repeat a line, so as to lose none.
-        wait_for(lambda: _noted(bed, run_id) == _copied(bed, run_id), "what was copied is noted")
-        wait_for(lambda: bed.state_of(dead) == "Starting", "the other job runs")
+        wait_until(lambda: _noted(bed, run_id) == _copied(bed, run_id), "what was copied is noted")
+        wait_until(lambda: bed.state_of(dead) == "Starting", "the other job runs")
         first.kill()
         first.wait()
         killed.touch()
@@ -74,7 +74,7 @@ def test_a_worker_that_was_killed_is_followed_by_the_next(bed: Bed) -> None:
     with bed.worker():
         assert bed.ended(run_id)["state_name"] == "Completed"
         assert bed.job_ended(job_of(run_id)) == "Completed"
-        wait_for(lambda: f"Job {job_of(run_id)} is Completed" in said(bed, run_id), "the second worker sees the end")
+        wait_until(lambda: f"Job {job_of(run_id)} is Completed" in said(bed, run_id), "the second worker sees the end")
         assert bed.ended(dead)["state_name"] == "Crashed"
     assert said(bed, run_id).count("printed by the flow") == 1
     assert sorted(bed.emulator.jobs()) == sorted([job_of(run_id), job_of(dead)])  # neither was submitted twice
@@ -100,7 +100,7 @@ def test_a_run_is_a_job_that_executes_it(bed: Bed) -> None:
     assert bed.job_ended(job_of(run_id)) == "Completed"
     assert bed.emulator.job(job_of(run_id))["exp"] == "small-flows"
     assert {"Queued", "Preparing", "Starting"} & set(bed.states_of(run_id))  # each as far as a poll fell into it
-    wait_for(lambda: "printed by the flow" in said(bed, run_id), "the log is copied")
+    wait_until(lambda: "printed by the flow" in said(bed, run_id), "the log is copied")
     assert len([line for line in said(bed, run_id) if "logged by the flow" in line]) == 1
 
 
@@ -124,7 +124,7 @@ def test_a_run_whose_job_dies_is_crashed_with_a_diagnosis(bed: Bed) -> None:
     assert "The job failed" in message
     assert "out of memory on a node" in message
     assert "https://ml.azure.com/" in message
-    wait_for(lambda: "job log: numpy: Cannot allocate memory" in said(bed, run_id), "the log's end is shown")
+    wait_until(lambda: "job log: numpy: Cannot allocate memory" in said(bed, run_id), "the log's end is shown")
 
 
 @pytest.mark.usefixtures("worker")
@@ -132,11 +132,11 @@ def test_a_log_whose_address_has_expired_is_read_on(bed: Bed) -> None:
     go_on = bed.folder.parent / "address-expired"
     line = f"echo before; until test -e {go_on}; do sleep 0.1; done; echo after; sleep 300"
     run_id = bed.start(command=line, cancel_grace_s=0)
-    wait_for(lambda: "before" in said(bed, run_id), "the log is copied")
+    wait_until(lambda: "before" in said(bed, run_id), "the log is copied")
     begin = len(bed.emulator.requests())
     bed.emulator.control("expire_addresses")
     go_on.touch()
-    wait_for(lambda: "after" in said(bed, run_id), "the log is copied on")
+    wait_until(lambda: "after" in said(bed, run_id), "the log is copied on")
     reads = [one for one in bed.emulator.requests()[begin:] if one["path"].endswith("/std_log.txt")]
     assert 403 in {one["status"] for one in reads if job_of(run_id) in one["path"]}
     assert said(bed, run_id).count("before") == 1
@@ -153,7 +153,7 @@ def test_a_retry_of_a_run_whose_flow_never_began_is_a_new_job(bed: Bed) -> None:
     mended.touch()
     bed.emulator.fault(match="PUT .*/jobs/pf-", status=409, handled=True)  # the job is there, the answer says no
     bed.retry(run_id)
-    wait_for(lambda: bed.state_of(run_id) != "Crashed", "it is tried again")
+    wait_until(lambda: bed.state_of(run_id) != "Crashed", "it is tried again")
     assert bed.ended(run_id)["state_name"] == "Completed"
     assert bed.run(run_id)["infrastructure_pid"] == job_of(run_id, 1)
     assert bed.job_ended(job_of(run_id)) == "Failed"
@@ -235,7 +235,7 @@ def test_a_job_that_waits_is_cancelled_with_its_run(bed: Bed) -> None:
     bed.emulator.control("hold")
     try:
         run_id = bed.start()
-        wait_for(lambda: bed.state_of(run_id) == "Queued", "the job waits")
+        wait_until(lambda: bed.state_of(run_id) == "Queued", "the job waits")
         bed.cancel(run_id)
         assert bed.ended(run_id)["state_name"] == "Cancelled"
         assert bed.job_ended(job_of(run_id)) == "Canceled"
@@ -246,7 +246,7 @@ def test_a_job_that_waits_is_cancelled_with_its_run(bed: Bed) -> None:
 @pytest.mark.usefixtures("worker")
 def test_a_run_that_is_cancelled_while_it_runs_ends_in_order(bed: Bed) -> None:
     run_id = bed.start({"seconds": 300})
-    wait_for(lambda: bed.state_of(run_id) == "Running", "the flow runs")
+    wait_until(lambda: bed.state_of(run_id) == "Running", "the flow runs")
     bed.cancel(run_id)
     assert bed.ended(run_id)["state_name"] == "Cancelled"
     assert bed.job_ended(job_of(run_id)) == "Failed"  # its exit code tells; nobody had to cancel it
@@ -257,11 +257,11 @@ def test_a_run_that_is_cancelled_while_it_runs_ends_in_order(bed: Bed) -> None:
 @pytest.mark.parametrize("notice_s", [pytest.param(30.0, marks=thorough), pytest.param(0.0, marks=SOAKED)])
 def test_a_job_taken_from_its_node_waits_and_starts_again(bed: Bed, notice_s: float) -> None:
     run_id = bed.start({"seconds": 5})
-    wait_for(lambda: "printed by the flow" in said(bed, run_id), "the flow runs")
+    wait_until(lambda: "printed by the flow" in said(bed, run_id), "the flow runs")
     bed.emulator.control("hold")
     try:
         bed.emulator.control("preempt", job=job_of(run_id), notice_s=notice_s)
-        wait_for(lambda: bed.state_of(run_id) == "Queued", "the run is known to wait")
+        wait_until(lambda: bed.state_of(run_id) == "Queued", "the run is known to wait")
     finally:
         bed.emulator.control("release")
     assert bed.ended(run_id)["state_name"] == "Completed"
@@ -322,16 +322,16 @@ def test_ctrl_c_at_home_cancels_the_job_and_the_next_sends_what_it_could_not(bed
 @pytest.mark.usefixtures("worker")
 def test_a_service_that_throttles_for_long_is_a_line_in_the_log(bed: Bed) -> None:
     run_id = bed.start({"seconds": 5})
-    wait_for(lambda: "printed by the flow" in said(bed, run_id), "the log is copied")
+    wait_until(lambda: "printed by the flow" in said(bed, run_id), "the log is copied")
     refused = len(bed.emulator.requests())
     bed.emulator.fault(".*", status=429, times=10**6, headers={"Retry-After": "1"})
     try:
-        wait_for(lambda: bed.run(run_id)["state_type"] == "COMPLETED", "the flow ends, which needs no Azure")
-        wait_for(lambda: any("could not be asked" in line for line in said(bed, run_id)), "it is said")
-        wait_for(lambda: len(bed.emulator.requests()) - refused > 12, "it is asked again")
+        wait_until(lambda: bed.run(run_id)["state_type"] == "COMPLETED", "the flow ends, which needs no Azure")
+        wait_until(lambda: any("could not be asked" in line for line in said(bed, run_id)), "it is said")
+        wait_until(lambda: len(bed.emulator.requests()) - refused > 12, "it is asked again")
     finally:
         bed.emulator.control("clear_faults")
-    wait_for(lambda: f"Job {job_of(run_id)} is Completed" in said(bed, run_id), "the end is seen", 120.0)
+    wait_until(lambda: f"Job {job_of(run_id)} is Completed" in said(bed, run_id), "the end is seen")
     lines = [line for line in said(bed, run_id) if "could not be asked" in line or "answers again" in line]
     assert len(lines) == 2, lines
     assert bed.state_of(run_id) == "Completed"
@@ -345,7 +345,7 @@ def test_many_jobs_are_asked_after_once_a_poll_each_in_little_memory(bed: Bed, w
     runs: list[str] = []
     for _ in range(jobs):  # one after the other: a server on SQLite keeps many at once waiting
         runs.append(bed.start(command=lines, compute="many-nodes", poll_interval_s=1, cancel_grace_s=0))
-        wait_for(lambda: job_of(runs[-1]) in bed.emulator.jobs(), "it is submitted", 200.0)
+        wait_until(lambda: job_of(runs[-1]) in bed.emulator.jobs(), "it is submitted")
     names = [job_of(run_id) for run_id in runs]
 
     def counts() -> Counter[str]:
@@ -356,9 +356,9 @@ def test_many_jobs_are_asked_after_once_a_poll_each_in_little_memory(bed: Bed, w
         return found
 
     try:
-        wait_for(lambda: all("line 3" in said(bed, run_id) for run_id in runs), "all logs are copied", 200.0)
+        wait_until(lambda: all("line 3" in said(bed, run_id) for run_id in runs), "all logs are copied")
         begin, memory = len(bed.emulator.requests()), worker.memory_info().rss
-        wait_for(lambda: counts()["state"] >= jobs * polls, "some polls", 120.0)
+        wait_until(lambda: counts()["state"] >= jobs * polls, "some polls")
         assert worker.memory_info().rss - memory < GROWS_BY
         found = counts()
         logs = sum(count for path, count in found.items() if path.endswith("/std_log.txt"))
@@ -378,7 +378,7 @@ def test_a_log_of_gigabytes_costs_the_worker_no_memory_and_hides_no_end(bed: Bed
     # 3 GB, while the worker looks; and the end of the log, which is not among what it copies.
     long = f"yes '{line}' | head -c 3000000000; sleep 5; echo 'numpy: Cannot allocate memory'; exit 137"
     run_id = bed.start(command=long, log_lines=100)
-    wait_for(lambda: line in said(bed, run_id), "the log is copied")
+    wait_until(lambda: line in said(bed, run_id), "the log is copied")
     held, most = worker.memory_info().rss, 0
 
     def ended() -> bool:
@@ -386,7 +386,7 @@ def test_a_log_of_gigabytes_costs_the_worker_no_memory_and_hides_no_end(bed: Bed
         most = max(most, worker.memory_info().rss)
         return bed.run(run_id)["state_name"] == "Crashed"
 
-    wait_for(ended, "the end is seen", 300.0)
+    wait_until(ended, "the end is seen", 300.0)
     print(f"{held / 1e6:.1f} MB, and at most {most / 1e6:.1f} MB")
     assert most - held < GROWS_BY
     assert "out of memory on a node" in bed.run(run_id)["state"]["message"]

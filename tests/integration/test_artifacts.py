@@ -8,8 +8,7 @@ import logging
 import re
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,7 @@ from reported_sweeps import (
     tell,
 )
 from tracking_bed import Fault, Proxy, proxy_before
+from waiting import wait_until
 
 from plato_core.config import SweepConfig
 from plato_core.prefect_server import TemporaryServer
@@ -148,13 +148,6 @@ class Watch:
 @pytest.fixture
 def watch(server: str, proxy: Proxy, store: tuple[SweepConfig, ParentRun]) -> Watch:
     return Watch(server, proxy, *store)
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def messages(caplog: pytest.LogCaptureFixture) -> list[str]:

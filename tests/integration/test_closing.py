@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from mlflow.tracking import MlflowClient
 from ray.train._internal.storage import StorageContext
 from ray.tune.experiment import Trial
 from tracking_bed import Proxy, mlflow_server, proxy_before
+from waiting import wait_until
 
 from plato_core.cli import main
 from plato_core.closing import Closing, close_left_running, forget_closing
@@ -101,12 +101,6 @@ def track(storage: Path, sweep_id: str, store: str) -> Tracked:
 def closed_runs(closings: list[Closing]) -> dict[str, int]:
     assert [closing.error for closing in closings if closing.error] == []
     return {closing.sweep_id: len(closing.runs) for closing in closings}
-
-
-def wait_until_sent(callback: SweepTrackingCallback) -> None:
-    deadline = time.monotonic() + 30
-    while callback.writer.summary().pending_ops and time.monotonic() < deadline:
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -219,7 +213,7 @@ def test_what_a_dead_sweep_had_sent_is_not_sent_again_after_its_runs_were_closed
     callback.log_trial_start(dead.trial(0))
     for step in (1, 2):
         callback.log_trial_result(step, dead.trial(0), {"training_iteration": step, "pid": 1})
-    wait_until_sent(callback)
+    wait_until(lambda: not callback.writer.summary().pending_ops, "all is sent")
     shutil.copytree(alive.sweep_dir / "tracking", dead.sweep_dir / "tracking")  # as `kill -9` leaves it
     callback.drain(30)
     assert closed_runs(close_left_running(tmp_path / "sweeps")) == {DEAD: 2}

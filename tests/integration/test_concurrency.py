@@ -14,8 +14,9 @@ from typing import Any
 
 import httpx
 import pytest
-from prefect_server import PrefectServer, wait_for
+from prefect_server import PrefectServer
 from thorough import soaked, thorough
+from waiting import wait_until
 
 FLOW = """
 import time
@@ -84,7 +85,7 @@ def ended(server: PrefectServer, ids: list[str]) -> list[dict[str, Any]]:
         runs = [server.request("GET", f"/flow_runs/{one}") for one in ids]
         return runs if all(run["state_type"] in ENDED for run in runs) else []
 
-    return sorted(wait_for(read, "the runs end", 120.0), key=lambda run: run["end_time"])
+    return sorted(wait_until(read, "the runs end", 120.0), key=lambda run: run["end_time"])
 
 
 def moment(text: str) -> datetime:

@@ -104,7 +104,7 @@ def test_who_stands_in_ends_when_the_fork_is_killed(server: ForkServer, folder: 
 
     os.kill(fork, signal.SIGKILL)
 
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
 
 
 @pytest.mark.parametrize(("name", "served"), [(WORKER, False), ("telling.py", False), ("telling.py", True)])

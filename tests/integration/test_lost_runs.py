@@ -20,9 +20,10 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from prefect_server import PrefectServer, wait_for
+from prefect_server import PrefectServer
 from stack import ROOT
 from thorough import soaked, thorough
+from waiting import wait_until
 
 from plato_core import config_yaml
 from plato_core.automations import LOST
@@ -181,7 +182,7 @@ def test_the_dead_are_marked_and_no_other(server: PrefectServer) -> None:
     pass_time(server, WITHIN_S - HEARD_S - DUE_S - (datetime.now(UTC) - began).total_seconds())
     server.start()  # that it finds again what it waited for is a part of this test
     expected = ["Crashed", "Cancelled"]
-    wait_for(lambda: [state(server, run) for run in (dead, cancelling)] == expected, "they are marked", 90)
+    wait_until(lambda: [state(server, run) for run in (dead, cancelling)] == expected, "they are marked")
     message = server.request("GET", f"/flow_runs/{dead}")["state"]["message"]
     assert "Retry this run" in message
     assert "plato sweep --resume last" in message
@@ -236,14 +237,14 @@ def test_a_killed_process_is_marked_and_a_busy_one_beside_it_is_not(server: Pref
 
     processes = [subprocess.Popen([sys.executable, str(flows), how], env=environment) for how in ("idle", "busy")]
     try:
-        wait_for(lambda: len(runs()) == 2, "both run", 120)
+        wait_until(lambda: len(runs()) == 2, "both run")
         [idle, busy] = [runs()[how] for how in (False, True)]
         time.sleep(5.0)
         processes[0].kill()
         killed = time.monotonic()
         server.stop()
         server.start()
-        wait_for(lambda: state(server, idle) == "Crashed", "the killed one is marked", 200)
+        wait_until(lambda: state(server, idle) == "Crashed", "the killed one is marked")
         assert time.monotonic() - killed > 30
         for _ in range(6):
             time.sleep(10.0)

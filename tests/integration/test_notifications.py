@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect_server import PrefectServer, wait_for
+from prefect_server import PrefectServer
 from stack import ROOT
+from waiting import wait_until
 
 TRICKY = 'lr: "1e-3" is no number\nand </script> \\ {{ 1 + 1 }} äöü'
 # Each flow run costs a second: they are all in one process.
@@ -103,7 +104,7 @@ def test_the_webhook_hears_of_each_end_of_a_sweep(server: PrefectServer, receive
 
     ran = server.run(str(flows), "other", "fail", "crash", "time out", "complete", cwd=flows.parent)
     expected = {"fail": "Failed", "crash": "Crashed", "time out": "TimedOut", "complete": "Completed"}
-    wait_for(lambda: len(receiver.got) >= len(expected), f"all calls came: {ran.stdout} {receiver.got}")
+    wait_until(lambda: len(receiver.got) >= len(expected), f"all calls came: {ran.stdout} {receiver.got}")
     assert receiver.states("/a?token=hidden") == expected
 
     runs = {run["name"]: run for run in server.request("POST", "/flow_runs/filter", {})}
@@ -125,7 +126,7 @@ def test_a_second_time_replaces_the_first(server: PrefectServer, receiver: Recei
     assert done.returncode == 0, done.stderr
     assert automations(server) == {"sweep failed": True, "sweep completed": False}
     server.run(str(flows), "complete", "fail", cwd=flows.parent)
-    wait_for(lambda: len(receiver.got) > before, "the call came")
+    wait_until(lambda: len(receiver.got) > before, "the call came")
     assert receiver.states("/b") == {"fail": "Failed"}
     assert len(receiver.got) == before + 1
 

@@ -19,8 +19,8 @@ from trial_runs import (
     make_checkpoint,
     mlflow_server,
     new_sweep,
-    wait_until,
 )
+from waiting import wait_until
 
 from plato_core.errors import CheckpointError, ConfigError, SelectionError, TrackingError
 from plato_core.manifest import checkpoint_name, read_manifest, verify
@@ -277,7 +277,7 @@ def test_what_killed_downloads_left_is_removed_and_live_ones_are_not(sweep: Swee
     try:
         for number in (1, 2):
             holders.append(subprocess.Popen([sys.executable, "-c", hold, str(folder)]))
-            wait_until(lambda number=number: staged() == number, 30)
+            wait_until(lambda number=number: staged() == number)
         (folder / f"{PREFIX}not-a-folder-of-ours").write_text("a user's file")
         os.kill(holders[0].pid, signal.SIGKILL)
         holders[0].wait()

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import httpx
 import loopback
 import psutil
 import pytest
-from prefect_server import wait_for
 from small_project import small_project
 from stack import Stack, new_stack
 from thorough import thorough
+from waiting import wait_until
 
 from plato_core.stack.processes import marked
 from plato_core.stack.settings import MLFLOW, PREFECT, WORKER
@@ -36,9 +35,6 @@ ADDED = """\
     schedules:
       - {slug: yearly, cron: "0 0 1 1 *", timezone: UTC, active: true}
 """
-
-
-wait_until = partial(wait_for, timeout_s=90.0)
 
 
 @pytest.fixture(scope="module")

@@ -295,9 +295,10 @@ def _killed(folder: Path, uri: str, parent: ParentRun, trial: Trial) -> Path:
     for step in (1, 2, 3):
         callback.log_trial_result(step, trial, {"training_iteration": step})
     _checkpoint(callback, trial, folder / "first", 2)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 180
     held = callback.spool_dir / "held"
-    while (callback.writer.summary().pending_ops or [*held.glob("*/*")]) and time.monotonic() < deadline:
+    while callback.writer.summary().pending_ops or [*held.glob("*/*")]:
+        assert time.monotonic() < deadline
         time.sleep(0.02)
     # What is on the disk at any moment; what is being written comes and goes.
     shutil.copytree(callback.spool_dir, folder / "killed" / "tracking", ignore=shutil.ignore_patterns("*.partial"))

@@ -9,14 +9,14 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlflow.tracking import MlflowClient
+from waiting import wait_until
 
 from plato_core.manifest import Manifest, write_manifest
 from plato_core.tracking.transfer import upload_checkpoint
@@ -95,14 +95,6 @@ def new_sweep(client: MlflowClient, scratch: Path, experiment: str) -> Sweep:
     return Sweep(client, experiment_id, parent.info.run_id, scratch)
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float) -> None:
-    """Wait for a condition, and fail if it does not come true."""
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, "it did not come true in time"
-        time.sleep(0.05)
-
-
 @contextlib.contextmanager
 def mlflow_server(folder: Path) -> Iterator[str]:
     """Run `mlflow server` with its artifacts behind it, and give its URI."""
@@ -117,7 +109,7 @@ def mlflow_server(folder: Path) -> Iterator[str]:
     with (folder / "server.log").open("w") as log:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
-        wait_until(lambda: _answers(uri) or process.poll() is not None, 90)
+        wait_until(lambda: _answers(uri) or process.poll() is not None, "the MLflow server answers")
         assert process.poll() is None, (folder / "server.log").read_text()
         yield uri
     finally:

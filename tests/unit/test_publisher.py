@@ -36,7 +36,7 @@ class Place:
         self.sent.append(state)
 
     def await_sending(self) -> None:
-        assert self.reached.acquire(timeout=20)
+        assert self.reached.acquire(timeout=60)
 
 
 @pytest.fixture
