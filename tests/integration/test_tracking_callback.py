@@ -173,7 +173,7 @@ def test_population_based_training_runs_through_and_is_tracked_as_the_contract_s
     tmp_path: Path, uri: str, parent: ParentRun
 ) -> None:
     callback = _callback(tmp_path, uri, parent)
-    grid = _tuner(tmp_path, callback, iterations=12).fit()
+    grid = _tuner(tmp_path, callback, iterations=24).fit()
     assert not grid.errors
     summary = callback.drain(60)
     assert summary.complete, summary.describe()
@@ -190,15 +190,15 @@ def test_population_based_training_runs_through_and_is_tracked_as_the_contract_s
         assert run.data.tags["plato.sweep_id"] == "sweep-1"
         assert run.data.tags["plato.trial_id"] in run.data.tags["trial_name"]
         assert run.data.metrics.keys() == {*CONTRACT_METRICS, *LEARNER_METRICS, "hp/lr"}
-        assert _steps(uri, run, "training_iteration") == list(range(1, 13))
-        assert _steps(uri, run, "episode_reward_mean") == list(range(2, 13)), "an unknown return is not logged"
+        assert _steps(uri, run, "training_iteration") == list(range(1, 25))
+        assert _steps(uri, run, "episode_reward_mean") == list(range(2, 25)), "an unknown return is not logged"
         assert run.data.metrics["done"] == 1.0
         history = MlflowClient(uri).get_metric_history(run.info.run_id, "hp/lr")
         changed += len({point.value for point in history}) > 1
         names = [file.path for file in MlflowClient(uri).list_artifacts(run.info.run_id)]
         assert names[-3:] == ["params.json", "progress.csv", "result.json"]
         checkpoints = [name for name in names if name.startswith("checkpoint_")]
-        assert checkpoints[-1] == "checkpoint_000012"
+        assert checkpoints[-1] == "checkpoint_000024"
         assert len(checkpoints) <= 2, "the best and the last"
         for name in checkpoints:
             files = [file.path for file in MlflowClient(uri).list_artifacts(run.info.run_id, name)]
