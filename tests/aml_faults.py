@@ -89,7 +89,6 @@ OF_A_JOB = frozenset(
 OF_HOME = frozenset(one.replace("/jobs/pf-", "/jobs/ps-") for one in OF_A_JOB if not re.search("msi|vault", one))
 _FETCH = """
 import json, sys
-from waiting import wait_until
 from plato_core.fetch import get_top_run
 from plato_core.manifest import read_manifest, verify
 top = get_top_run(sys.argv[1], "model_checkpoints", rank_metric="metrics.episode_reward_mean")

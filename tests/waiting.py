@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
-# For good only: whoever breaks something waits so long for it, and a machine with two other things to do takes a while.
+# So long a machine with two other things to do may take; only a test that fails waits for all of it.
 WAITS_S = 180.0
 
 

@@ -136,7 +136,7 @@ def lose_the_raylet(product: Product, after_s: float) -> None:
         assert script.process.returncode == 1, script.said
         assert script.stderr.count("\n") == 1, script.said
         assert f"plato sweep --resume {script.sweep_dir.name}" in script.stderr
-        wait_until(lambda: not script.left(), "all of it is gone")
+        wait_until(lambda: not script.left(), "all of it is gone", 10.0)
         script = product.run("--resume", script.sweep_dir.name, timeout_s=END_S)
         assert script.process.returncode == 0, script.said
     assert_complete(script, trials=4)

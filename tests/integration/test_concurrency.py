@@ -85,7 +85,7 @@ def ended(server: PrefectServer, ids: list[str]) -> list[dict[str, Any]]:
         runs = [server.request("GET", f"/flow_runs/{one}") for one in ids]
         return runs if all(run["state_type"] in ENDED for run in runs) else []
 
-    return sorted(wait_until(read, "the runs end", 120.0), key=lambda run: run["end_time"])
+    return sorted(wait_until(read, "the runs end"), key=lambda run: run["end_time"])
 
 
 def moment(text: str) -> datetime:
